@@ -1,0 +1,1 @@
+"""What can be trained: one module per task, each fulfilling ``training.task.Task``."""
