@@ -1,0 +1,1 @@
+"""Networks: forward passes only. Nothing here reads files, environment variables or presets."""

@@ -1,0 +1,89 @@
+"""The three attentions of a block. Each normalises queries and keys over the full width before splitting heads.
+
+Shape legend: B batch, Q query tokens, S context tokens, D model width, C context width, H heads, K head_dim,
+T latent frames.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from humo_rt.model.layers import Linear, RMSNorm
+
+
+class KeyValue(NamedTuple):
+    """Projected context. Text: (B, H, S, K) each; audio: (B, T, H, S, K) each."""
+
+    k: Tensor
+    v: Tensor
+
+    def select(self, rows: Tensor) -> KeyValue:
+        """The entries ``rows`` of the batch axis, repeats allowed."""
+        return KeyValue(self.k.index_select(0, rows), self.v.index_select(0, rows))
+
+
+def apply_rope(x_BHQK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate adjacent channel pairs by the angles of ``table`` (cosine, sine: each (Q, K / 2)) in float32."""
+    cos, sin = table
+    even, odd = x_BHQK.float().unflatten(-1, (-1, 2)).unbind(-1)
+    rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    return rotated.flatten(-2).to(x_BHQK.dtype)
+
+
+class Attention(nn.Module):
+    """Projections and norms shared by all three; ``context_dim`` is the width keys and values are made from."""
+
+    def __init__(self, dim: int, num_heads: int, eps: float, context_dim: int | None = None) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = Linear(dim, dim)
+        self.k = Linear(context_dim or dim, dim)
+        self.v = Linear(context_dim or dim, dim)
+        self.o = Linear(dim, dim)
+        self.norm_q = RMSNorm(dim, eps)
+        self.norm_k = RMSNorm(dim, eps)
+
+    def split_heads(self, x_BQD: Tensor) -> Tensor:
+        return x_BQD.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+
+    def queries(self, x_BQD: Tensor) -> Tensor:
+        return self.split_heads(self.norm_q(self.q(x_BQD)))
+
+    def project(self, context_BSC: Tensor) -> KeyValue:
+        """Keys and values of a context; they depend on neither the video nor the timestep."""
+        keys = self.split_heads(self.norm_k(self.k(context_BSC)))
+        return KeyValue(keys, self.split_heads(self.v(context_BSC)))
+
+    def attend(self, q_BHQK: Tensor, kv: KeyValue) -> Tensor:
+        out = F.scaled_dot_product_attention(q_BHQK, kv.k, kv.v)
+        return self.o(out.transpose(-3, -2).flatten(-2))
+
+
+class SelfAttention(Attention):
+    """Every token sees every token; rotary positions on queries and keys."""
+
+    def forward(self, x_BQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        kv = self.project(x_BQD)
+        return self.attend(apply_rope(self.queries(x_BQD), rope), KeyValue(apply_rope(kv.k, rope), kv.v))
+
+
+class TextAttention(Attention):
+    """Every token sees every text token, the zero padding included."""
+
+    def forward(self, x_BQD: Tensor, text: Tensor | KeyValue) -> Tensor:
+        return self.attend(self.queries(x_BQD), text if isinstance(text, KeyValue) else self.project(text))
+
+
+class AudioAttention(Attention):
+    """Frame-local: the tokens of latent frame i see the audio tokens of frame i only."""
+
+    def forward(self, x_BQD: Tensor, audio: Tensor | KeyValue) -> Tensor:
+        kv = audio if isinstance(audio, KeyValue) else self.project(audio)
+        frames = kv.k.shape[1]
+        q_BTHQK = self.queries(x_BQD.unflatten(1, (frames, -1)))
+        flat = KeyValue(kv.k.flatten(0, 1), kv.v.flatten(0, 1))
+        return self.attend(q_BTHQK.flatten(0, 1), flat).reshape(x_BQD.shape)

@@ -1,0 +1,64 @@
+"""One transformer block: self-attention, text attention, audio attention, feed-forward.
+
+Self-attention and feed-forward are modulated and gated by the timestep; text and audio attention are plain residuals.
+The residual stream is float32. Shape legend: B batch, Q tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from humo_rt.config import DiTConfig
+from humo_rt.model.attention import AudioAttention, KeyValue, SelfAttention, TextAttention
+from humo_rt.model.layers import LayerNorm, Linear
+
+
+def modulate(x_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> Tensor:
+    return x_BQD * (1 + scale_B1D) + shift_B1D
+
+
+class AudioSubBlock(nn.Module):
+    """Affine LayerNorm, then audio attention. The published checkpoints name this wrapper."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.norm1_audio = LayerNorm(config.dim, eps=config.eps)
+        self.audio_cross_attn = AudioAttention(config.dim, config.num_heads, config.eps, config.audio_token_dim)
+
+    def forward(self, x_BQD: Tensor, audio: Tensor | KeyValue) -> Tensor:
+        return self.audio_cross_attn(self.norm1_audio(x_BQD), audio)
+
+
+class Block(nn.Module):
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        dim, heads, eps = config.dim, config.num_heads, config.eps
+        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
+        self.norm1 = LayerNorm(dim, eps=eps, elementwise_affine=False)
+        self.self_attn = SelfAttention(dim, heads, eps)
+        self.norm3 = LayerNorm(dim, eps=eps)
+        self.cross_attn = TextAttention(dim, heads, eps)
+        self.audio_cross_attn_wrapper = AudioSubBlock(config)
+        self.norm2 = LayerNorm(dim, eps=eps, elementwise_affine=False)
+        self.ffn = nn.Sequential(Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), Linear(config.ffn_dim, dim))
+
+    def forward(
+        self,
+        x_BQD: Tensor,
+        time_B6D: Tensor,
+        rope: tuple[Tensor, Tensor],
+        text: Tensor | KeyValue,
+        audio: Tensor | KeyValue | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the block's output and the hidden state right after audio attention (what the mask predictor reads)."""
+        parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
+        shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = parts
+        x = x_BQD.float()
+        x = x + gate_attn * self.self_attn(modulate(self.norm1(x), shift_attn, scale_attn), rope)
+        x = x + self.cross_attn(self.norm3(x), text)
+        if audio is not None:
+            x = x + self.audio_cross_attn_wrapper(x, audio)
+        after_audio = x
+        x = x + gate_ffn * self.ffn(modulate(self.norm2(x), shift_ffn, scale_ffn))
+        return x, after_audio

@@ -1,0 +1,172 @@
+"""HuMo's diffusion transformer: noisy latents, a timestep and conditions in, a velocity out.
+
+One class for both published models; the configuration says how reference images enter. It does not know about
+guidance, samplers or files.
+
+Shape legend: B batch, C latent channels, T latent frames (reference frames last), H W latent size, Q tokens, D width,
+L text tokens, E text width, A audio width, K head_dim, P output values per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from humo_rt.config import DiTConfig
+from humo_rt.model.attention import KeyValue
+from humo_rt.model.block import Block, modulate
+from humo_rt.model.embeddings import AudioProjection, TextEmbedding, TimeEmbedding, TimeProjection, rope_table
+from humo_rt.model.layers import FullPrecisionLinear, LayerNorm
+from humo_rt.model.mask_predictor import PREDICTING_BLOCKS, MaskPredictor
+
+
+@dataclass(frozen=True)
+class Context:
+    """Keys and values of text and audio for every block: computed once per generation, used at every step."""
+
+    text: tuple[KeyValue, ...]
+    audio: tuple[KeyValue, ...] | None
+
+    def select(self, text_rows: Tensor, audio_rows: Tensor) -> Context:
+        """One entry per guidance branch from the distinct texts and audios projected."""
+        text = tuple(kv.select(text_rows) for kv in self.text)
+        audio = None if self.audio is None else tuple(kv.select(audio_rows) for kv in self.audio)
+        return Context(text, audio)
+
+
+class Head(nn.Module):
+    """Modulated output projection, in float32."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        patch = config.patch_size[0] * config.patch_size[1] * config.patch_size[2]
+        self.norm = LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
+        self.head = FullPrecisionLinear(config.dim, patch * config.out_channels)
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+
+    def forward(self, x_BQD: Tensor, embedding_BD: Tensor) -> Tensor:
+        shift, scale = (self.modulation.float() + embedding_BD[:, None]).chunk(2, dim=1)
+        return self.head(modulate(self.norm(x_BQD), shift, scale))
+
+
+class HumoDiT(nn.Module):
+    """The network of HuMo-1.7B, HuMo-17B and nano; parameter names are those of the published checkpoints."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embedding = nn.Conv3d(
+            config.in_channels, config.dim, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.text_embedding = TextEmbedding(config)
+        self.time_embedding = TimeEmbedding(config)
+        self.time_projection = TimeProjection(config)
+        self.audio_proj = AudioProjection(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+        self.mask_predictor = MaskPredictor(config) if config.mask_predictor else None
+
+    def project_context(self, text_embeds: Tensor | Sequence[Tensor], audio_BTWNA: Tensor | None) -> Context:
+        """Project text (B, L, E) and windowed audio features (B, T, window, bands, A) for every block."""
+        text_BLD = self.text_embedding(self._pad_text(text_embeds))
+        text = tuple(block.cross_attn.project(text_BLD) for block in self.blocks)
+        if audio_BTWNA is None:
+            return Context(text, None)
+        tokens_BTSC = self.audio_proj(audio_BTWNA)
+        audio = tuple(block.audio_cross_attn_wrapper.audio_cross_attn.project(tokens_BTSC) for block in self.blocks)
+        return Context(text, audio)
+
+    def forward(
+        self,
+        x_BCTHW: Tensor,
+        timestep_B: Tensor,
+        *,
+        text_embeds: Tensor | Sequence[Tensor] | None = None,
+        audio: Tensor | None = None,
+        context: Context | None = None,
+        condition: Tensor | None = None,
+        return_face_mask: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predict the velocity.
+
+        Args:
+            x_BCTHW: latents entering the step, (B, 16, T, H, W); H and W even. Models with ``"frames"`` injection
+                expect the clean reference latents in the trailing frames.
+            timestep_B: 0 (clean) to 1000 (noise), one per sample.
+            text_embeds: (B, L, E) or a list of (L_i, E) with L <= ``text_len``; zero-padded here.
+            audio: (B, T, window, bands, A) or None, which leaves the audio attention out.
+            context: what ``project_context`` returned, instead of ``text_embeds`` and ``audio``.
+            condition: (B, 20, T, H, W) for models with ``"channels"`` injection.
+            return_face_mask: also return the mask predictor's logits (B, T, H, W).
+
+        Returns:
+            Velocity (B, 16, T, H, W) in float32, noise minus clean; with ``return_face_mask`` a pair.
+        """
+        inputs = x_BCTHW if condition is None else torch.cat([x_BCTHW, condition], dim=1)
+        self._check_inputs(inputs, audio, return_face_mask)
+        grid = self._token_grid(x_BCTHW)
+        x = self.patch_embedding(inputs.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        embedding_BD = self.time_embedding(timestep_B)
+        time_B6D = self.time_projection(embedding_BD)
+        rope = rope_table(*grid, self.config.head_dim, x.device)
+        texts, audios = self._block_contexts(text_embeds, audio, context)
+
+        hidden_states = []
+        for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
+            x, after_audio = block(x, time_B6D, rope, text_i, audio_i)
+            hidden_states.append(after_audio)
+
+        velocity = self._unpatchify(self.head(x, embedding_BD), grid)
+        if not return_face_mask:
+            return velocity
+        logits = self._unpatchify(self.mask_predictor(hidden_states[-PREDICTING_BLOCKS:]), grid)
+        return velocity, logits[:, 0]
+
+    def _block_contexts(self, text_embeds, audio, context):
+        """What each block attends to: cached keys and values, or tokens that it projects itself."""
+        count = len(self.blocks)
+        if context is not None:
+            return context.text, context.audio if context.audio is not None else (None,) * count
+        text_BLD = self.text_embedding(self._pad_text(text_embeds))
+        tokens_BTSC = None if audio is None else self.audio_proj(audio)
+        return (text_BLD,) * count, (tokens_BTSC,) * count
+
+    def _pad_text(self, text_embeds: Tensor | Sequence[Tensor]) -> Tensor:
+        rows = list(text_embeds)
+        limit = self.config.text_len
+        longest = max(row.shape[0] for row in rows)
+        if longest > limit:
+            raise ValueError(f"text of {longest} tokens exceeds the model's {limit}: shorten or truncate the prompt")
+        return torch.stack([F.pad(row, (0, 0, 0, limit - row.shape[0])) for row in rows])
+
+    def _token_grid(self, x_BCTHW: Tensor) -> tuple[int, int, int]:
+        sizes = x_BCTHW.shape[2:]
+        if any(size % patch for size, patch in zip(sizes, self.config.patch_size, strict=True)):
+            raise ValueError(f"latent size {tuple(sizes)} is not a multiple of the patch {self.config.patch_size}")
+        return tuple(size // patch for size, patch in zip(sizes, self.config.patch_size, strict=True))
+
+    def _check_inputs(self, inputs: Tensor, audio: Tensor | None, return_face_mask: bool) -> None:
+        if inputs.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"the model takes {self.config.in_channels} input channels, got {inputs.shape[1]}: image_injection is "
+                f"{self.config.image_injection!r}, so {'pass' if self.config.in_channels > 16 else 'omit'} `condition`"
+            )
+        if audio is not None and audio.shape[1] != inputs.shape[2]:
+            raise ValueError(
+                f"audio has {audio.shape[1]} latent frames, the latents have {inputs.shape[2]}: match them"
+            )
+        if return_face_mask and self.mask_predictor is None:
+            raise ValueError(
+                "this model has no mask predictor: load weights that carry one, or pass no return_face_mask"
+            )
+
+    def _unpatchify(self, values_BQP: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """Tokens of (patch frames, rows, columns, channels) values back to (B, channels, T, H, W)."""
+        frames, rows, columns = grid
+        p, q, r = self.config.patch_size
+        x = values_BQP.reshape(values_BQP.shape[0], frames, rows, columns, p, q, r, -1)
+        return x.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(x.shape[0], -1, frames * p, rows * q, columns * r)
