@@ -1,0 +1,49 @@
+"""Where training clips come from: the protocol between data sets and tasks.
+
+Knows shapes only. A ``ClipSource`` hands out decoded clips (procedural people, a folder in HuMoSet's layout); what a
+task does with them (encode, cache, crop) is its own affair.
+
+Shape suffixes: B clips, F frames (4n + 1), R reference images, C colour channels, H height, W width, S audio samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clips:
+    """A few decoded clips of equal size, on one device.
+
+    video_BFCHW: uint8 RGB at 25 fps.
+    references_BRCHW: uint8 RGB, already fitted on white to the size of the video; other shots of the same person.
+    audio_BS: float32, 16 kHz, S = round(F / 25 * 16000); zeros for silent clips.
+    has_audio_B: bool; whether the clip may teach audio-visual sync.
+    face_BFHW, mouth_BFHW: bool masks, or None when the source has none.
+    captions: for every clip, one or more captions that describe person and scene.
+    captions_anonymous: for every clip, captions that say nothing of the person (may be empty lists).
+    """
+
+    video_BFCHW: Tensor
+    references_BRCHW: Tensor
+    audio_BS: Tensor
+    has_audio_B: Tensor
+    face_BFHW: Tensor | None
+    mouth_BFHW: Tensor | None
+    captions: list[list[str]]
+    captions_anonymous: list[list[str]]
+
+    def __len__(self) -> int:
+        return self.video_BFCHW.shape[0]
+
+
+class ClipSource(Protocol):
+    """A finite, indexable set of clips; ``clips(indices)`` is a pure function of the indices."""
+
+    def __len__(self) -> int: ...
+
+    def clips(self, indices: Sequence[int]) -> Clips: ...
