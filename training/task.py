@@ -10,7 +10,6 @@ state, and two processes with one micro-batch each see exactly what one process 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -80,10 +79,10 @@ class Sampling(Protocol):
 
 @runtime_checkable
 class Adopting(Protocol):
-    """Optional part of a task: starting from weights that do not fit exactly."""
+    """Optional part of a task: starting from the weights of an earlier stage or of another model."""
 
     def adopt(self, state_dict: dict[str, Tensor], expected: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """Return ``state_dict`` with every tensor in its expected shape; ``expected`` is the module's name -> shape."""
+        """Return a complete state dict in the shapes of ``expected``: tensors reshaped, new modules given initial values.
 
-    def may_miss(self, names: Iterable[str]) -> set[str]:
-        """Those of ``names`` that may keep their initial values because an earlier stage does not have them."""
+        ``ValueError`` lists what fits nowhere and what may not be missing.
+        """
