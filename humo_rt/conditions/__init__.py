@@ -1,0 +1,1 @@
+"""What a request gives (text, images, sound, faces), turned into the tensors the diffusion transformer reads."""
