@@ -74,8 +74,6 @@ class DiTConfig:
         return self.dim // self.num_heads
 
 
-
-
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     """Wan's causal 3-D autoencoder: 8x8 in space, 4x in time, 16 latent channels.
@@ -118,7 +116,10 @@ class AudioEncoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One complete model and the settings it is meant to run with."""
+    """One complete model and the settings it is meant to run with.
+
+    ``image_guidance_scale`` is None where the model's guidance table has no image term.
+    """
 
     name: str
     dit: DiTConfig
@@ -128,7 +129,7 @@ class ModelConfig:
     guidance: str
     guidance_scale: float
     audio_guidance_scale: float
-    image_guidance_scale: float
+    image_guidance_scale: float | None
     guidance_switch_timestep: float | None = None
     negative_prompt: str = WAN_NEGATIVE_PROMPT
     height: int = 480
@@ -153,7 +154,7 @@ HUMO_17B = ModelConfig(
     guidance="humo-17b",
     guidance_scale=5.0,
     audio_guidance_scale=5.5,
-    image_guidance_scale=1.0,
+    image_guidance_scale=None,
     guidance_switch_timestep=980.0,
     height=720,
     width=1280,

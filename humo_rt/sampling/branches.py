@@ -1,0 +1,136 @@
+"""What each guidance branch feeds the model, and the guided velocity of one step.
+
+Shape legend: N videos, R reference slots, C 16 latent channels, T latent frames with the R slots last, F = T - R video
+latent frames, H W latent size, L text tokens, E text width, A audio width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from humo_rt.config import MASK_CHANNELS
+from humo_rt.model.dit import Context, HumoDiT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Everything the denoise loop is conditioned on, for N videos of one size.
+
+    text_embeds: N prompts, each (L_i, E). negative_embeds: (L, E), shared.
+    audio: windowed features (N, F, window, bands, A); None for silence as the null condition.
+    reference_latents: (N, 16, R, H, W); None when no image is given, which leaves one empty slot.
+    grey_latents: (16, >= T, H, W), the encoding of a grey video; models with ``"channels"`` injection only.
+    """
+
+    text_embeds: Sequence[Tensor]
+    negative_embeds: Tensor
+    audio: Tensor | None = None
+    reference_latents: Tensor | None = None
+    grey_latents: Tensor | None = None
+
+    @property
+    def num_videos(self) -> int:
+        return len(self.text_embeds)
+
+    @property
+    def num_slots(self) -> int:
+        """Reference slots at the end of the latent video; one stays, empty, without an image."""
+        return 1 if self.reference_latents is None else self.reference_latents.shape[2]
+
+    @property
+    def mode(self) -> str:
+        return "T" + "I" * (self.reference_latents is not None) + "A" * (self.audio is not None)
+
+
+class GuidedModel:
+    """A DiT with its conditions: keys and values of each distinct text and audio are projected once.
+
+    ``branch_batch_size`` bounds how many branches share one forward; None runs all of them in one.
+    """
+
+    def __init__(
+        self, model: HumoDiT, conditions: Conditions, noise_NCTHW: Tensor, *, branch_batch_size: int | None = None
+    ) -> None:
+        self.model = model
+        self.conditions = conditions
+        self.branch_batch_size = branch_batch_size
+        self.shape = noise_NCTHW.shape
+        self.device = noise_NCTHW.device
+        self._contexts: dict[tuple[str, ...], Context] = {}
+        self._channel_conditions: dict[bool, Tensor] = {}
+
+    @cached_property
+    def _projected(self) -> Context:
+        """Rows: prompts of the N videos then the negative prompt; audios of the N videos then null audio."""
+        conditions, frames = self.conditions, self.shape[2]
+        texts = [*conditions.text_embeds, conditions.negative_embeds]
+        config = self.model.config
+        null = torch.zeros(1, frames, config.audio_window, config.audio_bands, config.audio_dim, device=self.device)
+        if conditions.audio is None:
+            audios = null
+        else:
+            padded = F.pad(conditions.audio.float(), (0, 0, 0, 0, 0, 0, 0, conditions.num_slots))
+            audios = torch.cat([padded, null])
+        return self.model.project_context([text.to(self.device) for text in texts], audios)
+
+    def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
+        """The weighted sum of the branches' velocities, float32, shaped like ``x_NCTHW``."""
+        names = tuple(weights)
+        size = self.branch_batch_size or len(names)
+        total = torch.zeros_like(x_NCTHW, dtype=torch.float32)
+        for start in range(0, len(names), size):
+            group = names[start : start + size]
+            branches = self._forward(x_NCTHW, timestep, group).unflatten(0, (len(group), -1))
+            for name, branch in zip(group, branches, strict=True):
+                total.add_(branch, alpha=weights[name])
+        return total
+
+    def _forward(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> Tensor:
+        inputs = torch.cat([self._latent_input(x_NCTHW, "I" in name) for name in names])
+        condition = None
+        if self.model.config.image_injection == "channels":
+            condition = torch.cat([self._channel_condition("I" in name) for name in names])
+        timesteps = torch.full((inputs.shape[0],), timestep, device=self.device)
+        return self.model(inputs, timesteps, context=self._context(names), condition=condition)
+
+    def _context(self, names: tuple[str, ...]) -> Context:
+        if names not in self._contexts:
+            videos = list(range(self.conditions.num_videos))
+            negative = null_audio = len(videos)
+            texts = [row for name in names for row in (videos if "T" in name else [negative] * len(videos))]
+            if self.conditions.audio is None:
+                audios = [0] * len(texts)
+            else:
+                audios = [row for name in names for row in (videos if "A" in name else [null_audio] * len(videos))]
+            rows = (torch.tensor(texts, device=self.device), torch.tensor(audios, device=self.device))
+            self._contexts[names] = self._projected.select(*rows)
+        return self._contexts[names]
+
+    def _latent_input(self, x_NCTHW: Tensor, with_image: bool) -> Tensor:
+        """With ``"frames"`` injection the slots hold clean references or zeros; the sampler's own slots are hidden."""
+        if self.model.config.image_injection != "frames":
+            return x_NCTHW
+        slots = self.conditions.num_slots
+        references = self.conditions.reference_latents if with_image else torch.zeros_like(x_NCTHW[:, :, -slots:])
+        return torch.cat([x_NCTHW[:, :, :-slots], references.to(x_NCTHW)], dim=2)
+
+    def _channel_condition(self, with_image: bool) -> Tensor:
+        """Mask (1 on the slots, image or not), then grey latents with the references, if any, in the slots."""
+        if with_image not in self._channel_conditions:
+            videos, _, frames, height, width = self.shape
+            slots = self.conditions.num_slots
+            grey = self.conditions.grey_latents
+            assert grey is not None, "models with channel injection need grey latents"
+            mask = torch.zeros(videos, MASK_CHANNELS, frames, height, width, device=self.device)
+            mask[:, :, frames - slots :] = 1
+            latents = grey[:, :frames].to(mask).expand(videos, -1, -1, -1, -1).clone()
+            if with_image:
+                latents[:, :, frames - slots :] = self.conditions.reference_latents
+            self._channel_conditions[with_image] = torch.cat([mask, latents], dim=1)
+        return self._channel_conditions[with_image]
