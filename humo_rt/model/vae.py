@@ -94,7 +94,7 @@ class VideoVAE(nn.Module):
 
     @torch.no_grad()
     def decode_chunks(self, latents_BCThw: Tensor, chunk: int | None = None) -> Iterator[Tensor]:
-        """Yield the decoded video as blocks (B, 3, f, 8h, 8w) clamped to [-1, 1], in order, each as soon as it is ready.
+        """Yield the decoded video as blocks (B, 3, f, 8h, 8w) in [-1, 1], in order, each as soon as it is ready.
 
         The first block is one frame; each further block has 4 * ``chunk`` frames (the last may have fewer). By default
         a block has 4 latent frames, fewer where the frame is large. Only one block is alive at a time.

@@ -31,7 +31,8 @@ def test_text_encoder_computes_the_published_numbers(case_id):
     encoder = build_text_encoder(_tiny_text_config(settings["arch"]))
     weights = {names[name]: tensor for name, tensor in recipe_weights(settings["weights"]).items()}
     missing, unexpected = encoder.load_state_dict(weights, strict=False)
-    assert set(missing) <= {"encoder.embed_tokens.weight"} and not unexpected
+    assert set(missing) <= {"encoder.embed_tokens.weight"}
+    assert not unexpected
     with torch.no_grad():
         out = encoder(input_ids=tensors[f"{case_id}.ids"], attention_mask=tensors[f"{case_id}.mask"]).last_hidden_state
     torch.testing.assert_close(out, tensors[f"{case_id}.out"], atol=ATOL, rtol=0)
