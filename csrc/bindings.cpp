@@ -1,0 +1,25 @@
+// The Python module humo_rt._C: one bind function for each op folder. Knows raw addresses, never torch.
+
+#include <cuda_runtime_api.h>
+#include <pybind11/pybind11.h>
+
+#include "common/dtype.h"
+
+namespace py = pybind11;
+
+namespace humo_rt {
+
+void bind_guidance_sum(py::module_& module);
+
+}  // namespace humo_rt
+
+PYBIND11_MODULE(_C, module) {
+  using humo_rt::DType;
+  module.doc() = "CUDA kernels of humo_rt, called with device addresses and a stream.";
+  module.attr("cuda_version") = CUDART_VERSION;
+  py::enum_<DType>(module, "DType")
+      .value("float32", DType::kFloat32)
+      .value("float16", DType::kFloat16)
+      .value("bfloat16", DType::kBFloat16);
+  humo_rt::bind_guidance_sum(module);
+}

@@ -1,0 +1,81 @@
+"""Which ops there are, which backends can run each, and which one runs.
+
+Every op has a reference in PyTorch. A backend ``b`` of op ``o`` is the function ``run`` in the module ``o.b_impl``
+beside it, imported on first use. Tensors off the GPU always take the reference. Knows nothing of what an op computes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+OPS = ("guidance_sum",)
+BACKENDS = ("cuda", "triton")  # in order of preference
+REFERENCE = "reference"
+
+_forced: ContextVar[str | None] = ContextVar("humo_rt_kernel_backend", default=None)
+
+
+@cache
+def unavailable(op: str, backend: str) -> str | None:
+    """Why ``backend`` cannot run ``op`` on this machine, or None when it can."""
+    if importlib.util.find_spec(f"humo_rt.kernels.{op}.{backend}_impl") is None:
+        return f"{op} has no {backend} implementation"
+    if backend == "triton":
+        return None if importlib.util.find_spec("triton") else "triton is not installed"
+    try:
+        compiled = importlib.import_module("humo_rt._C")
+    except ImportError as error:
+        return f"humo_rt._C cannot be loaded ({error})"
+    return None if hasattr(compiled, op) else f"humo_rt._C was built without {op}: build it again"
+
+
+def implementation(op: str, backend: str) -> Callable[..., torch.Tensor]:
+    """The function that runs ``op`` on ``backend`` (or the reference). ``RuntimeError`` says why there is none."""
+    if backend == REFERENCE:
+        return importlib.import_module(f"humo_rt.kernels.{op}.reference").reference
+    reason = unavailable(op, backend)
+    if reason is not None:
+        raise RuntimeError(f"{op} cannot run on {backend}: {reason}")
+    return importlib.import_module(f"humo_rt.kernels.{op}.{backend}_impl").run
+
+
+def select(op: str, device: torch.device) -> Callable[..., torch.Tensor]:
+    """The implementation to use for tensors on ``device``: the forced one, else the first available in ``BACKENDS``."""
+    forced = _forced.get()
+    if forced is not None:
+        return implementation(op, forced)
+    if device.type != "cuda":
+        return implementation(op, REFERENCE)
+    for backend in BACKENDS:
+        if unavailable(op, backend) is None:
+            return implementation(op, backend)
+    _say_slow(op)
+    return implementation(op, REFERENCE)
+
+
+@cache
+def _say_slow(op: str) -> None:
+    reasons = "; ".join(str(unavailable(op, backend)) for backend in BACKENDS)
+    logger.warning("%s runs in plain PyTorch, which is slower: %s", op, reasons)
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Run every op on ``backend`` ("cuda", "triton" or "reference") within the block: for tests and benchmarks."""
+    if backend not in (*BACKENDS, REFERENCE):
+        raise ValueError(f"unknown backend {backend!r}: choose one of {', '.join((*BACKENDS, REFERENCE))}")
+    token = _forced.set(backend)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
