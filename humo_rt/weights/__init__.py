@@ -1,0 +1,1 @@
+"""Checkpoints: finding the files (layout, hub), reading them (readers), naming (names), loading (load, components)."""
