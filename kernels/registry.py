@@ -52,6 +52,8 @@ def implementation(op: str, backend: str) -> Callable[..., torch.Tensor]:
 def select(op: str, device: torch.device) -> Callable[..., torch.Tensor]:
     """The implementation to use for tensors on ``device``: the forced one, else the first available in ``BACKENDS``."""
     forced = _forced.get()
+    if forced in BACKENDS and device.type != "cuda":
+        raise RuntimeError(f"{op} cannot run on {forced}: its tensors are on {device}, not on a GPU")
     if forced is not None:
         return implementation(op, forced)
     if device.type != "cuda":

@@ -27,6 +27,8 @@ def guidance_sum(velocity_BX: Tensor, weights_B: Tensor) -> Tensor:
     if velocity_BX.ndim < 2 or weights_B.shape != velocity_BX.shape[:1]:
         shapes = f"weights {tuple(weights_B.shape)} do not fit velocity {tuple(velocity_BX.shape)}"
         raise ValueError(f"{shapes}: give one weight for each branch")
+    if velocity_BX.numel() == 0:
+        raise ValueError(f"velocity {tuple(velocity_BX.shape)} is empty: every axis must be at least one")
     if weights_B.device != velocity_BX.device:
         raise ValueError(f"weights on {weights_B.device}, velocity on {velocity_BX.device}: use one device")
     if torch.compiler.is_exporting():
