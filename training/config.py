@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +107,13 @@ def override(config: Any, key: str, text: str) -> Any:
         return replace(config, **{head: override(value, rest, text)})
     if is_dataclass(value):
         raise ValueError(f"setting {head!r} is a group: set one of {', '.join(f.name for f in fields(value))} in it")
-    return replace(config, **{head: _read(key, text, value)})
+    kind = get_type_hints(type(config))[head]
+    return replace(config, **{head: _read(key, text, value, get_args(kind) if get_origin(kind) is Literal else ())})
 
 
-def _read(key: str, text: str, present: Any) -> Any:
+def _read(key: str, text: str, present: Any, choices: tuple[str, ...]) -> Any:
+    if choices and text not in choices:
+        raise ValueError(f"{key}={text!r} is unknown: choose one of {', '.join(choices)}")
     if isinstance(present, str):
         return text
     try:

@@ -45,7 +45,7 @@ def derive_seed(*parts: int | str) -> int:
 
 @runtime_checkable
 class Task(Protocol):
-    """Something to train. The trainer calls ``prepare``, ``build``, then ``batch`` and ``loss`` for every micro-batch."""
+    """Something to train: ``prepare`` and ``build`` once, then ``batch`` and ``loss`` for every micro-batch."""
 
     def build(self, device: torch.device) -> nn.Module:
         """Return the module whose parameters are trained (some may stay frozen), with its initial weights, float32."""
@@ -82,7 +82,7 @@ class Adopting(Protocol):
     """Optional part of a task: starting from the weights of an earlier stage or of another model."""
 
     def adopt(self, state_dict: dict[str, Tensor], expected: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """Return a complete state dict in the shapes of ``expected``: tensors reshaped, new modules given initial values.
+        """Return a complete state dict in the shapes of ``expected``; modules the weights lack get initial values.
 
         ``ValueError`` lists what fits nowhere and what may not be missing.
         """

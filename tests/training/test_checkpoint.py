@@ -1,0 +1,94 @@
+"""Checkpoints: whole or absent, pruned, found again, and refused when they belong to another run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.toy import ToyConfig, ToyTask, toy_settings
+from training import checkpoint
+from training.parallel import join
+from training.trainer import Trainer
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+from pathlib import Path
+from tests.training.toy import ToyTask, toy_settings
+from training import checkpoint
+from training.parallel import join
+from training.trainer import Trainer
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+trainer = Trainer(ToyTask(), toy_settings(), Path(sys.argv[1]), join("cpu"))
+trainer.train_step()
+trainer._started = 0.0
+trainer.save()
+trainer.train_step()
+setattr(checkpoint, sys.argv[2], die)
+trainer.save()
+"""
+
+
+def trainer_in(folder: Path, *, width: int = 8, resume: bool = False, init=None, **settings) -> Trainer:
+    task = ToyTask(ToyConfig(width=width))
+    return Trainer(task, toy_settings(**settings), folder, join("cpu"), resume=resume, init=init)
+
+
+@pytest.mark.parametrize("moment", ["averaged_weights", "_point_latest"])
+def test_death_while_saving_leaves_the_previous_checkpoint(tmp_path, moment):
+    result = subprocess.run([sys.executable, "-c", KILLED_WHILE_SAVING, str(tmp_path), moment], timeout=120)
+    assert result.returncode == -9
+    assert checkpoint.latest(tmp_path).name == "step-00000001"
+    trainer = trainer_in(tmp_path, resume=True, steps=3)
+    assert trainer.step == 1
+    trainer.run()
+    assert checkpoint.latest(tmp_path).name == "step-00000003"
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path):
+    trainer_in(tmp_path, checkpoint_every=2, keep_checkpoints=2).run()
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == ["step-00000006", "step-00000008"]
+
+
+def test_resuming_another_network_names_what_differs(tmp_path):
+    trainer_in(tmp_path).run()
+
+    class Wider(ToyTask):
+        def build(self, device):
+            model = super().build(device)
+            model.extra = torch.nn.Linear(2, 2)
+            return model
+
+    with pytest.raises(ValueError, match="extra"):
+        Trainer(Wider(), toy_settings(), tmp_path, join("cpu"), resume=True)
+
+
+def test_the_next_stage_starts_from_the_averaged_weights(tmp_path):
+    first = trainer_in(tmp_path / "a")
+    first.run()
+    second = trainer_in(tmp_path / "b", init=tmp_path / "a")
+    expected = first.ema.state_dict()["head.weight"]
+    assert torch.equal(second.model.head.weight, expected)
+    assert torch.equal(second.ema.state_dict()["head.weight"], expected)
+
+
+def test_missing_weights_say_what_to_give(tmp_path):
+    with pytest.raises(ValueError, match="give a run folder"):
+        checkpoint.find_weights(tmp_path / "nothing")
+    foreign = tmp_path / "weights.bin"
+    foreign.write_bytes(b"")
+    with pytest.raises(ValueError, match=".safetensors, .pth or .pt"):
+        checkpoint.read_weights(foreign)
+
+
+def test_a_pointer_to_nowhere_is_reported(tmp_path):
+    (tmp_path / "latest").write_text("step-00000009\n")
+    with pytest.raises(ValueError, match="step-00000009"):
+        checkpoint.latest(tmp_path)

@@ -1,0 +1,76 @@
+"""Two CPU processes do what one does with the same global batch; sharded checkpoints resume, whole or split."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tests.training.toy import ToyTask, toy_settings
+from training import checkpoint
+from training.config import ParallelConfig
+from training.parallel import join
+from training.trainer import Trainer
+
+
+def settings(strategy: str, *, accumulate: int, steps: int):
+    parallel = ParallelConfig(strategy=strategy)
+    return toy_settings(parallel=parallel, accumulate=accumulate, steps=steps, checkpoint_every=3, log_every=1)
+
+
+def work(rank: int, port: int, root: str, start: str) -> None:
+    """One of two processes: both strategies from the same weights, the sharded one interrupted and resumed."""
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    world = join("cpu")
+    for strategy in ("replicate", "fsdp"):
+        folder = Path(root) / strategy
+        init = Path(start)
+        Trainer(ToyTask(), settings(strategy, accumulate=1, steps=3), folder, world, init=init).run()
+        Trainer(ToyTask(), settings(strategy, accumulate=1, steps=6), folder, world, resume=True).run()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    alone = join("cpu")
+    Trainer(ToyTask(seed=5), settings("replicate", accumulate=1, steps=1), root / "start", alone).run()
+    config = settings("replicate", accumulate=2, steps=6)
+    Trainer(ToyTask(), config, root / "alone", alone, init=root / "start").run()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(work, args=(port, str(root), str(root / "start")), nprocs=2)
+    return root
+
+
+def losses_of(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("strategy", ["replicate", "fsdp"])
+def test_two_processes_equal_one_with_the_same_global_batch(runs, strategy):
+    assert losses_of(runs / strategy) == pytest.approx(losses_of(runs / "alone"), rel=1e-5)
+    expected = checkpoint.read_weights(checkpoint.find_weights(runs / "alone"))
+    actual = checkpoint.read_weights(checkpoint.find_weights(runs / strategy))
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_sharded_checkpoint_resumes_in_one_process(runs):
+    trainer = Trainer(ToyTask(), settings("fsdp", accumulate=2, steps=7), runs / "fsdp", join("cpu"), resume=True)
+    assert trainer.step == 6
+    averaged = checkpoint.read_weights(checkpoint.find_weights(runs / "fsdp"))
+    assert torch.equal(trainer.ema.state_dict()["head.weight"], averaged["head.weight"])
+    trainer.train_step()
+    assert trainer.optimiser.state[trainer.model.head.weight]["step"].item() == 7

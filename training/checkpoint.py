@@ -1,0 +1,197 @@
+"""Checkpoints of a run: written whole or not at all, found again, pruned.
+
+A checkpoint is a folder ``step-00001000`` holding the sharded tensors of torch.distributed.checkpoint, one file of
+random states per process, ``state.json``, and ``ema.safetensors``: the averaged weights in one file, which is what the
+next stage starts from. It is written under a temporary name and renamed, and only then does the file ``latest`` name
+it; whoever is killed in between leaves the previous checkpoint as it was. Tensors are stored by name, so a run may
+resume with another number of processes.
+
+Knows tensors and files; nothing of losses or data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+
+from training.ema import EMA
+from training.parallel import World
+
+WEIGHTS_FILE = "ema.safetensors"
+_ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Everything a run is made of besides its settings."""
+
+    model: nn.Module
+    ema: EMA
+    optimiser: torch.optim.Optimizer
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the run under a flat name; sharing memory with the run."""
+        found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        found |= {f"ema.{name}": value for name, value in self.ema.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                found[f"optimiser.{name}.{key}"] = value
+        return found
+
+    def allocate_optimiser(self, stored_names: set[str]) -> None:
+        """Give every parameter that has optimiser state among ``stored_names`` room for it."""
+        fused = bool(self.optimiser.defaults.get("fused"))
+        for name, parameter in self.model.named_parameters():
+            if f"optimiser.{name}.exp_avg" in stored_names:
+                count = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
+                moments = {key: torch.zeros_like(parameter, requires_grad=False) for key in _ADAM_STATE[:2]}
+                self.optimiser.state[parameter] = {**moments, "step": count}
+
+
+def save(root: Path, run: RunState, world: World, *, state: dict[str, Any], keep: int) -> Path:
+    """Write checkpoint ``state["step"]`` below ``root``, point ``latest`` at it and drop all but the last ``keep``."""
+    final = root / f"step-{state['step']:08d}"
+    partial = root / f".partial-{final.name}"
+    if world.is_main:
+        for leftover in root.glob(".partial-*"):
+            shutil.rmtree(leftover)
+        partial.mkdir(parents=True)
+    world.barrier()
+    with _alone_is_fine():
+        dcp.save(run.tensors(), checkpoint_id=partial / "tensors", no_dist=world.size == 1)
+    torch.save(_random_state(world.device), partial / f"random-{world.rank}.pt")
+    weights = averaged_weights(run, world)
+    if world.is_main:
+        from safetensors.torch import save_file
+
+        save_file(weights, partial / WEIGHTS_FILE)
+        (partial / "state.json").write_text(json.dumps(state, indent=2))
+    world.barrier()
+    if world.is_main:
+        if final.exists():  # whoever wrote it died before `latest` could name it
+            assert latest(root) != final, f"{final} is the latest checkpoint already"
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        _point_latest(root, final.name)
+        for old in _complete(root)[:-keep]:
+            shutil.rmtree(old)
+    world.barrier()
+    return final
+
+
+def latest(root: Path) -> Path | None:
+    """The checkpoint ``latest`` names, or None where no run has written one."""
+    pointer = root / "latest"
+    if not pointer.is_file():
+        return None
+    target = root / pointer.read_text().strip()
+    if not (target / "state.json").is_file():
+        raise ValueError(f"{pointer} names {target.name}, which is not there: write the name of one of its neighbours")
+    return target
+
+
+def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
+    """Restore ``run`` from ``folder`` to the bit and return its ``state.json``.
+
+    ``ValueError`` when the stored run has other tensors than this one.
+    """
+    reader = dcp.FileSystemReader(folder / "tensors")
+    stored = set(reader.read_metadata().state_dict_metadata)
+    run.allocate_optimiser(stored)
+    tensors = run.tensors()
+    if difference := sorted(stored.symmetric_difference(tensors)):
+        shown = ", ".join(difference[:8])
+        raise ValueError(
+            f"{folder} holds another run: {len(difference)} tensors differ ({shown}); resume with its recipe"
+        )
+    with _alone_is_fine():
+        dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
+    random_file = folder / f"random-{world.rank}.pt"
+    if random_file.is_file():
+        _set_random_state(torch.load(random_file, weights_only=True), world.device)
+    return json.loads((folder / "state.json").read_text())
+
+
+def averaged_weights(run: RunState, world: World) -> dict[str, Tensor]:
+    """The whole model with averaged weights, on the CPU of the first process; empty elsewhere."""
+    gathered = {}
+    averages = run.ema.state_dict()
+    for name, value in run.model.state_dict().items():
+        tensor = averages.get(name, value).detach()
+        if hasattr(tensor, "full_tensor"):
+            tensor = tensor.full_tensor()
+        if world.is_main:
+            gathered[name] = tensor.cpu().contiguous()
+    return gathered
+
+
+def find_weights(path: Path) -> Path:
+    """The weight file that ``--init path`` means: a file itself, a checkpoint's, or a run's latest checkpoint's."""
+    if path.is_file():
+        return path
+    for candidate in (path / WEIGHTS_FILE, (latest(path) or path) / WEIGHTS_FILE):
+        if candidate.is_file():
+            return candidate
+    raise ValueError(f"no weights at {path}: give a run folder, a checkpoint folder or a .safetensors or .pth file")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A flat name -> tensor dict from ``.safetensors``, ``.pth`` or ``.pt`` (no pickled code), mapped into memory."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if path.suffix in (".pth", ".pt"):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    raise ValueError(f"cannot read weights from {path}: give a .safetensors, .pth or .pt file")
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Quiet torch's remark that one process saves by itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _point_latest(root: Path, name: str) -> None:
+    partial = root / ".latest-partial"
+    partial.write_text(name + "\n")
+    os.replace(partial, root / "latest")
+
+
+def _complete(root: Path) -> list[Path]:
+    return sorted(path for path in root.glob("step-*") if (path / "state.json").is_file())
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))

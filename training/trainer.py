@@ -1,0 +1,257 @@
+"""The training loop, for any task: gradients, averages, checkpoints, logs.
+
+Knows no model, no data and no loss: a ``Task`` brings them. The host never waits for the device except at log steps,
+where it reads what it has to report; a loss that is not a number is noticed there too, before any checkpoint.
+
+A run that ends by steps resumes to the bit: batch and noise are pure functions of the moment, and the rest is in the
+checkpoint. A run that ends by ``max_seconds`` depends on the clock (learning rate and curriculum follow the larger of
+the two shares spent, refreshed at log steps), so its continuation is equivalent but not identical.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from training import checkpoint, optimise, parallel
+from training.config import TrainerConfig
+from training.ema import EMA
+from training.logbook import Logbook
+from training.parallel import World
+from training.task import Adopting, Moment, Sampling, Task, derive_seed
+from training.totals import Totals
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """One run of one task in one folder.
+
+    Args:
+        task: what to train.
+        config: the loop's settings.
+        out: folder of checkpoints, logs and the exported file.
+        world: the processes sharing the run.
+        artifact: name of the exported file in ``out``.
+        init: weights to start from (a file, a run or a checkpoint), or None for the task's own.
+        resume: continue from the latest checkpoint in ``out``, if there is one.
+
+    ``ValueError`` when ``out`` already holds a run and ``resume`` is False.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainerConfig,
+        out: Path,
+        world: World,
+        *,
+        artifact: str = "model.safetensors",
+        init: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.task, self.config, self.out, self.world, self.artifact = task, config, out, world, artifact
+        self.step = 0
+        self.seconds_before = 0.0
+        found = checkpoint.latest(out)
+        if found is not None and not resume:
+            raise ValueError(f"{out} already holds a run: add --resume to continue it, or choose another --out")
+        if world.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(derive_seed(config.seed, "run"))
+        task.prepare(world.device, world.rank, world.size)
+        self.model = self._make_model(None if found is not None else init, on_meta=bool(found or init))
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        self.parameters = [p for _, p in named]
+        self.optimiser = optimise.make_optimiser(named, config.optimiser, world.device)
+        self.ema = EMA(self.model, config.ema)
+        self.run_state = checkpoint.RunState(model=self.model, ema=self.ema, optimiser=self.optimiser)
+        if found is not None:
+            state = checkpoint.load(found, self.run_state, world)
+            self.step, self.seconds_before = state["step"], state["seconds"]
+            logger.info("resumed at step %d from %s", self.step, found)
+        self._saved_step = self.step if found is not None else None
+        self._progress_by_time = 0.0
+        self._stop_wanted = self._stopping = False
+        self._totals = Totals(world)
+
+    def run(self) -> None:
+        """Train until the end of the run (or a stop signal), leave a checkpoint and write the exported file."""
+        logbook = Logbook(self.out) if self.world.is_main else None
+        self._started = self._last_log = time.monotonic()
+        self._last_log_step = self.step
+        self._refresh_clock()
+        with self._stopping_on_signals():
+            while not self._finished():
+                self.train_step()
+                if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+                    self._report(logbook)
+                pause = time.monotonic()
+                if self._due(self.config.sample_every):
+                    self._show_samples(logbook)
+                if self._due(self.config.checkpoint_every):
+                    self.save()
+                self._last_log += time.monotonic() - pause  # ms_per_step speaks of training only
+        if self._saved_step != self.step:
+            self._totals.check(self.step)
+            self.save()
+        if not self._stopping:
+            self.export()
+        if logbook is not None:
+            logbook.close()
+
+    def train_step(self) -> None:
+        """One optimiser step: all micro-batches, clipping, AdamW, average."""
+        config = self.config
+        for micro in range(config.accumulate):
+            last = micro == config.accumulate - 1
+            if config.parallel.strategy == "fsdp" and self.world.size > 1:
+                self.model.set_requires_gradient_sync(last)
+            loss, scalars = self._loss(self.moment(micro))
+            (loss / config.accumulate).backward()
+            self._totals.add(self.step, loss.detach(), scalars)
+        if config.parallel.strategy == "replicate":
+            parallel.average_gradients(self.parameters, self.world)
+        self.gradient_norm = optimise.clip_gradients(self.parameters, config.optimiser.clip_norm)
+        self.lr = optimise.learning_rate(config.optimiser, self.step, self.progress)
+        optimise.set_learning_rate(self.optimiser, self.lr)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.ema.update(self.step)
+        self.step += 1
+
+    def moment(self, micro: int = 0) -> Moment:
+        """The micro-batch this process takes next."""
+        index = (self.step * self.config.accumulate + micro) * self.world.size + self.world.rank
+        return Moment(seed=self.config.seed, step=self.step, index=index, progress=self.progress)
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, max(self.step / self.config.steps, self._progress_by_time))
+
+    def save(self) -> Path:
+        """Write a checkpoint of the present step."""
+        self._totals.check(self.step)
+        state = {"step": self.step, "seconds": self._seconds(), "world_size": self.world.size}
+        folder = checkpoint.save(self.out, self.run_state, self.world, state=state, keep=self.config.keep_checkpoints)
+        self._saved_step = self.step
+        return folder
+
+    def export(self) -> None:
+        """Hand the averaged weights to the task, which writes the file that ships."""
+        weights = checkpoint.averaged_weights(self.run_state, self.world)
+        if self.world.is_main:
+            self.task.export(weights, self.out / self.artifact)
+
+    def _make_model(self, init: Path | None, *, on_meta: bool) -> nn.Module:
+        """Build, freeze, wrap, shard and fill the model. A sharded model is never whole where weights will be read."""
+        config, world = self.config, self.world
+        sharded = config.parallel.strategy == "fsdp" and world.size > 1
+        on_meta = on_meta and sharded
+        model = self.task.build(torch.device("meta") if on_meta else world.device)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.task.trainable(name))
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError("the task trains no parameter: check its stage")
+        blocks = getattr(model, config.parallel.blocks, ())
+        if config.checkpoint_activations:
+            parallel.checkpoint_activations(blocks)
+        for module in {"no": (), "model": (model,), "blocks": blocks}[config.compile]:
+            module.compile()
+        if sharded:
+            parallel.shard(model, config.parallel, world)
+            if on_meta:
+                model.to_empty(device=world.device)
+        else:
+            parallel.replicate(model, world)
+        if init is not None:
+            self._start_from(model, init)
+        return model.train()
+
+    def _start_from(self, model: nn.Module, init: Path) -> None:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        weights: dict[str, Tensor] = {}
+        if self.world.is_main:
+            path = checkpoint.find_weights(init)
+            weights = checkpoint.read_weights(path)
+            if isinstance(self.task, Adopting):
+                weights = self.task.adopt(weights, {name: p.shape for name, p in model.state_dict().items()})
+            logger.info("starting from %s (%d tensors)", path, len(weights))
+        several = self.world.size > 1
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=several, strict=True)
+        set_model_state_dict(model, weights, options=options)
+
+    def _loss(self, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = self.task.batch(moment)
+        enabled = self.config.precision == "bfloat16"
+        with torch.autocast(self.world.device.type, torch.bfloat16, enabled=enabled):
+            return self.task.loss(self.model, batch, moment)
+
+    def _report(self, logbook: Logbook | None) -> None:
+        self._refresh_clock()
+        norm = self.gradient_norm
+        values = self._totals.read(self.step)
+        values["gradient_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        now = time.monotonic()
+        values["lr"] = self.lr
+        values["ms_per_step"] = 1000 * (now - self._last_log) / max(1, self.step - self._last_log_step)
+        values["seconds"] = self._seconds()
+        self._last_log, self._last_log_step = now, self.step
+        if logbook is not None:
+            logbook.scalars(self.step, values)
+
+    def _show_samples(self, logbook: Logbook | None) -> None:
+        if not isinstance(self.task, Sampling):
+            return
+        self.model.eval()
+        with self.ema.applied(), torch.no_grad():
+            videos = self.task.samples(self.model, self.step)
+        self.model.train()
+        if logbook is not None and videos:
+            logbook.videos(self.step, videos)
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.step % every == 0
+
+    def _finished(self) -> bool:
+        return self.step >= self.config.steps or self._progress_by_time >= 1.0 or self._stopping
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self._started
+
+    def _refresh_clock(self) -> None:
+        """Agree with the other processes on the time spent and on whether anyone was asked to stop."""
+        limit = self.config.max_seconds
+        shares = [self._seconds() / limit if limit else 0.0, float(self._stop_wanted)]
+        if self.world.size > 1:
+            agreed = torch.tensor(shares, dtype=torch.float64, device=self.world.device)
+            shares = self.world.reduce(agreed, dist.ReduceOp.MAX).tolist()
+        self._progress_by_time, self._stopping = shares[0], bool(shares[1])
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run at the next log step with a checkpoint; a second one ends it at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            logger.warning("signal %d: stopping with a checkpoint (again to stop at once)", number)
+            self._stop_wanted = True
+            signal.signal(number, previous[number])
+
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in previous:
+            signal.signal(number, ask)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
