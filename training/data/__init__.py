@@ -1,0 +1,1 @@
+"""Data sets: where the clips of the trainer come from."""
