@@ -7,6 +7,7 @@ Everything else about the distribution is in pyproject.toml. The extension is bu
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,23 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+OLDEST_CUDA = (12, 8)  # the first that knows every architecture of CMakeLists.txt
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler on PATH, else in the toolkit's usual folder."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 def missing_for_cuda() -> str | None:
     """Why the extension cannot be built here, or None when it can."""
-    cuda_home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
-    if not (shutil.which("nvcc") or (cuda_home / "bin" / "nvcc").is_file()):
-        return "nvcc was not found on PATH or in CUDA_HOME"
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return "nvcc was not found on PATH"
+    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.(\d+)", text)
+    if release is None or tuple(map(int, release.groups())) < OLDEST_CUDA:
+        return f"{nvcc} is not CUDA {'.'.join(map(str, OLDEST_CUDA))} or newer"
     if not shutil.which("cmake"):
         return "cmake was not found on PATH (pip install cmake)"
     return None
@@ -57,14 +68,13 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_CUDA_COMPILER={find_nvcc()}",
         ]  # fmt: skip
         if shutil.which("ninja"):
             configure.append("-GNinja")
-        if not shutil.which("nvcc") and "CUDACXX" not in os.environ:
-            cuda_home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
-            configure.append(f"-DCMAKE_CUDA_COMPILER={cuda_home}/bin/nvcc")
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build_dir), "--parallel", str(os.cpu_count() or 1)], check=True)
+        for command in (configure, ["cmake", "--build", str(build_dir), "--parallel", str(os.cpu_count() or 1)]):
+            if subprocess.run(command, check=False).returncode:
+                raise SystemExit("humo_rt._C does not compile (see above); HUMO_RT_BUILD_CUDA=0 installs without it")
 
 
 kernel_packages = ["humo_rt.kernels", *(f"humo_rt.kernels.{name}" for name in find_packages("kernels"))]
