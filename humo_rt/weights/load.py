@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from humo_rt.weights.names import Rename, lora_names
+from humo_rt.weights.names import Rename, refuse_lora
 from humo_rt.weights.readers import StoredTensor, stored
 
 logger = logging.getLogger(__name__)
@@ -87,12 +87,7 @@ def _renamed(
     tensors: Mapping[str, StoredTensor | Tensor], rename: Rename | None, source: str
 ) -> tuple[dict[str, StoredTensor], list[str]]:
     """Tensors by module name, scales attached to their weights, and the stored names left aside."""
-    lora = lora_names(tensors)
-    if lora:
-        raise ValueError(
-            f"{source} is a LoRA ({len(lora)} names such as {lora[0]!r}), which is not supported yet: "
-            "give the full checkpoint, or merge the LoRA into it first"
-        )
+    refuse_lora(tensors, source)
     available: dict[str, StoredTensor] = {}
     unused = []
     for name, tensor in _attach_scales(tensors).items():

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 
 Rename = Callable[[str], "str | None"]
 
+_LORA = re.compile(r"\.(lora_(down|up|A|B)\b|diff(_b)?$)")
+
 _DIT_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 
 _UMT5_LEAVES = {
@@ -107,6 +109,11 @@ def _decoder_block(index: int, per_level: int, name: str) -> str:
     return f".up_blocks.{level}." + ("upsamplers.0." if upsampling else f"resnets.{position}.")
 
 
-def lora_names(names: Iterable[str]) -> list[str]:
-    """The names that only a LoRA file has."""
-    return [name for name in names if re.search(r"\.(lora_(down|up|A|B)\b|diff(_b)?$)", name)]
+def refuse_lora(names: Iterable[str], source: str) -> None:
+    """``ValueError`` if any of ``names`` is one that only a LoRA file has."""
+    found = [name for name in names if _LORA.search(name)]
+    if found:
+        raise ValueError(
+            f"{source} is a LoRA ({len(found)} names such as {found[0]!r}), which is not supported yet: "
+            "give the full checkpoint, or merge the LoRA into it first"
+        )

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from humo_rt.weights.names import dit_name, lora_names, umt5_name, vae_rename, whisper_name
+from humo_rt.weights.names import dit_name, refuse_lora, umt5_name, vae_rename, whisper_name
 from tests.golden_data import GOLDEN, load_json
 
 
@@ -84,6 +84,7 @@ def test_the_whisper_decoder_is_not_wanted():
 
 
 def test_lora_files_are_recognised_by_their_names():
-    names = ["diffusion_model.blocks.0.ffn.0.lora_down.weight", "diffusion_model.blocks.0.ffn.0.diff_b"]
-    assert lora_names(names) == names
-    assert lora_names(["blocks.0.ffn.0.weight", "blocks.0.modulation"]) == []
+    for leaf in ("lora_down.weight", "lora_up.weight", "lora_A.weight", "diff", "diff_b"):
+        with pytest.raises(ValueError, match=r"lora\.safetensors is a LoRA"):
+            refuse_lora(["blocks.0.modulation", f"diffusion_model.blocks.0.ffn.0.{leaf}"], "lora.safetensors")
+    refuse_lora(["blocks.0.ffn.0.weight", "blocks.0.modulation"], "full.safetensors")

@@ -1,0 +1,130 @@
+"""Everything a pipeline consists of, loaded: the one entry point of ``humo_rt.weights``.
+
+Chooses the files, checks the memory, builds on the meta device and fills from disk. Runs no forward pass.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from humo_rt.conditions.text import load_tokenizer
+from humo_rt.config import ModelConfig
+from humo_rt.weights.layout import ModelFiles
+from humo_rt.weights.load import load_into
+from humo_rt.weights.memory import available_memory, check_memory
+from humo_rt.weights.modules import NETWORKS, build_on_meta, float32_rule, parameter_bytes, part_dtype
+from humo_rt.weights.names import Rename, dit_name, umt5_name, vae_rename, whisper_name
+from humo_rt.weights.random_init import byte_tokenizer, fill_random
+from humo_rt.weights.readers import read_checkpoint, read_tensor
+from humo_rt.weights.resolve import NANO_ASSETS, select
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from humo_rt.model.dit import HumoDiT
+    from humo_rt.model.vae import VideoVAE
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """A loaded model. ``zero_vae``: published grey latents, each (16, T, h, w); empty when none were shipped."""
+
+    config: ModelConfig
+    dit: HumoDiT
+    vae: VideoVAE
+    text_encoder: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    audio_encoder: nn.Module
+    zero_vae: tuple[Tensor, ...] = ()
+
+
+def load_components(
+    path_or_preset: str | Path,
+    *,
+    weights: str | Path | None = None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    seed: int = 0,
+) -> Components:
+    """Load a model for inference: evaluation mode, no gradients.
+
+    Args:
+        path_or_preset: preset name, or a folder, DiT file or Hugging Face repository.
+        weights: for a preset, where its weights are; ``"random"`` for random ones drawn from ``seed``.
+        dtype: precision of the matrix products; parts that need more keep float32 (see ``modules.part_dtype``).
+
+    Raises ``ValueError`` for a name, folder or file that cannot be right, ``RuntimeError`` for too little memory, a
+    device that is not there, or a download that fails.
+    """
+    device = _checked_device(device)
+    selection = select(path_or_preset, weights)
+    config = selection.config
+    modules = build_on_meta(config)
+    required = sum(parameter_bytes(modules, dtype).values())
+    check_memory(required, available_memory(device), f"loading {config.name} in {_short(dtype)} on {device}")
+
+    if selection.files is None:
+        for part in NETWORKS:
+            fill_random(modules[part], part=part, seed=seed, dtype=part_dtype(part, dtype), device=device)
+        tokenizer, zero_vae = _tokenizer_for_random(config), ()
+    else:
+        _fill_from_files(modules, selection.files, config, dtype=dtype, device=device)
+        tokenizer = load_tokenizer(selection.files.tokenizer)
+        zero_vae = tuple(read_tensor(path) for path in selection.files.zero_vae)
+    for module in modules.values():
+        module.eval().requires_grad_(False)
+    return Components(config=config, tokenizer=tokenizer, zero_vae=zero_vae, **modules)
+
+
+def _fill_from_files(
+    modules: dict[str, nn.Module],
+    files: ModelFiles,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    renames: dict[str, Rename] = {
+        "dit": dit_name,
+        "vae": vae_rename(config.vae.num_res_blocks),
+        "text_encoder": umt5_name,
+        "audio_encoder": whisper_name,
+    }
+    for part in NETWORKS:
+        path = getattr(files, part)
+        target = modules[part].autoencoder if part == "vae" else modules[part]
+        report = load_into(
+            target,
+            read_checkpoint(path),
+            dtype=part_dtype(part, dtype),
+            device=device,
+            rename=renames[part],
+            optional=(),
+            keep_float32=float32_rule(target),
+            source=str(path),
+        )
+        logger.info("%s: %d tensors from %s, %d not needed", part, report.loaded, path, len(report.unused))
+
+
+def _tokenizer_for_random(config: ModelConfig) -> PreTrainedTokenizerBase:
+    shipped = NANO_ASSETS / "tokenizer.json"
+    return load_tokenizer(shipped) if config.name == "nano" and shipped.is_file() else byte_tokenizer()
+
+
+def _checked_device(device: torch.device | str) -> torch.device:
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("no usable NVIDIA GPU: pass device='cpu', or check the driver with `humo-rt doctor`")
+    return device
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,98 @@
+"""How much memory a generation takes and how much the machine has.
+
+Parameters are counted exactly; what the forward passes need on top is an estimate from shapes, meant to tell "fits"
+from "cannot fit" before an hour is spent. Reads no checkpoint.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from humo_rt.config import MASK_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, ModelConfig
+
+GIB = 1024**3
+
+# Bytes alive per token and per unit of width at the peak of a block: the float32 residual stream with its normalised
+# and modulated copies, and the float32 rotation of queries and keys; then in the dtype of the matrix products queries,
+# keys, values, attention output and their inputs.
+_FLOAT32_COPIES = 6
+_NARROW_COPIES = 6
+# Full-resolution feature maps alive at once in the VAE's last level, and the two-frame caches of its convolutions.
+_VAE_MAPS = 8
+_VAE_CACHED_FRAMES = 14
+_VAE_PIECE_FRAMES = 4
+_VAE_PIECE_PIXELS = 480 * 832
+
+
+def activation_bytes(
+    config: ModelConfig,
+    *,
+    height: int,
+    width: int,
+    num_frames: int,
+    references: int = 1,
+    branches: int = 1,
+    dtype: torch.dtype = torch.bfloat16,
+) -> int:
+    """Estimated peak beyond the parameters: the larger of denoising and VAE decoding, in bytes.
+
+    ``height``, ``width`` in pixels; ``branches``: guidance branches computed in one batch.
+    """
+    dit = config.dit
+    latent_frames = (num_frames - 1) // TEMPORAL_STRIDE + 1 + references
+    cells = (height // SPATIAL_STRIDE) * (width // SPATIAL_STRIDE)
+    tokens = latent_frames * cells // (dit.patch_size[1] * dit.patch_size[2])
+    narrow = dtype.itemsize
+    per_token = dit.dim * (_FLOAT32_COPIES * 4 + _NARROW_COPIES * narrow) + 2 * dit.ffn_dim * narrow
+    contexts = 2 * (dit.text_len + latent_frames * dit.audio_tokens)
+    cached = 2 * dit.num_layers * contexts * dit.dim * narrow
+    latents = latent_frames * cells * (dit.in_channels + MASK_CHANNELS) * 4 * (branches + 4)
+    denoise = branches * tokens * per_token + cached + latents
+
+    patch = config.vae.patch_size or 1
+    frame = config.vae.base_dim * height * width // patch**2
+    piece_frames = _VAE_PIECE_FRAMES * max(1, _VAE_PIECE_PIXELS * patch**2 // (height * width))
+    piece = frame * min(piece_frames, num_frames) * narrow * _VAE_MAPS
+    decode = piece + frame * _VAE_CACHED_FRAMES * narrow + 3 * num_frames * height * width
+    return max(denoise, decode)
+
+
+def available_memory(device: torch.device) -> int:
+    """Free bytes on ``device``: of the GPU, or of this process's share of the host (containers have limits)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = [free for free in (_host_free(), _cgroup_free()) if free is not None]
+    return min(limits) if limits else 1 << 62
+
+
+def check_memory(required: int, available: int, purpose: str) -> None:
+    """``RuntimeError`` naming need, supply and what to do when ``required`` bytes exceed ``available``."""
+    if required > available:
+        raise RuntimeError(
+            f"too little memory: {purpose} needs {required / GIB:.1f} GiB but only {available / GIB:.1f} GiB is free: "
+            "close other programs, choose a smaller preset or size, or use a larger machine"
+        )
+
+
+def _host_free() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def _cgroup_free() -> int | None:
+    """What a container's limit leaves; pages of mapped files count as free, since they can be dropped."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        limit = (root / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        used = int((root / "memory.current").read_text())
+        statistics = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    return int(limit) - used + int(statistics.get("file", 0))
