@@ -1,0 +1,93 @@
+"""A HuMo model of a few thousand parameters with random frozen networks, and clips of noise, for tests of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from humo_rt.config import NANO, AudioEncoderConfig, DiTConfig, ModelConfig, TextEncoderConfig
+from training.clips import Clips
+from training.tasks.dit_config import DiTTaskConfig
+
+_SIZES = {"dim": 24, "num_layers": 4, "num_heads": 2, "ffn_dim": 32, "text_dim": 8, "text_len": 12, "audio_dim": 16}
+_AUDIO = {"audio_hidden": 8, "audio_tokens": 2, "audio_token_dim": 8, "mask_predictor": True}
+FRAMES = DiTConfig(**_SIZES, **_AUDIO, image_injection="frames")
+CHANNELS = DiTConfig(**_SIZES, **_AUDIO, image_injection="channels", in_channels=36)
+
+
+def tiny_model(dit: DiTConfig = FRAMES) -> ModelConfig:
+    return replace(
+        NANO,
+        dit=dit,
+        vae=replace(NANO.vae, base_dim=8),
+        text_encoder=TextEncoderConfig(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2),
+        audio_encoder=AudioEncoderConfig(d_model=16, num_layers=4, num_heads=1, ffn_dim=8, num_mel_bins=80),
+        height=32,
+        width=32,
+    )
+
+
+def write_frozen(folder: Path, model: ModelConfig) -> None:
+    """Random weights of everything but the DiT, in this project's own layout."""
+    from safetensors.torch import save_file
+
+    from humo_rt.model.encoders import build_audio_encoder, build_text_encoder
+    from humo_rt.model.vae import VideoVAE
+    from humo_rt.weights.random_init import byte_tokenizer
+
+    torch.manual_seed(0)
+    networks = {
+        "vae": VideoVAE(model.vae).autoencoder,
+        "text_encoder": build_text_encoder(model.text_encoder),
+        "audio_encoder": build_audio_encoder(model.audio_encoder),
+    }
+    for name, network in networks.items():
+        tensors = {key: value.clone().contiguous() for key, value in network.state_dict().items()}
+        save_file(tensors, folder / f"{name}.safetensors")
+    byte_tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSource:
+    """Clips whose pixels are noise around a brightness of their own; clip 0 is silent and has no face."""
+
+    clips: int = 6
+
+    def open(self, split, count, size, device):
+        return _Noise(count or self.clips, size, device)
+
+
+class _Noise:
+    def __init__(self, count, size, device) -> None:
+        self.count, self.size, self.device = count, size, device
+
+    def __len__(self) -> int:
+        return self.count
+
+    def clips(self, indices: Sequence[int]) -> Clips:
+        size, count = self.size, len(indices)
+        generator = torch.Generator().manual_seed(indices[0])
+        shape = (count, size.num_frames, 3, size.height, size.width)
+        face = torch.zeros(count, size.num_frames, size.height, size.width, dtype=torch.bool)
+        face[:, :, :16, :16] = torch.tensor([index > 0 for index in indices]).view(-1, 1, 1, 1)
+        mouth = torch.zeros_like(face)
+        mouth[:, 1:, 10, 10] = True
+        sound = torch.randn(count, size.num_frames * 640, generator=generator) * 0.1
+        return Clips(
+            video_BFCHW=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
+            references_BRCHW=torch.randint(0, 256, (count, 2, *shape[2:]), generator=generator, dtype=torch.uint8),
+            audio_BS=sound,
+            has_audio_B=torch.tensor([index > 0 for index in indices]),
+            face_BFHW=face,
+            mouth_BFHW=mouth,
+            captions=[[f"p{index}", f"q{index}"] for index in indices],
+            captions_anonymous=[["who"] if index % 2 else [] for index in indices],
+        )
+
+
+def tiny_task(weights: Path, *, dit: DiTConfig = FRAMES, **changes) -> DiTTaskConfig:
+    settings = {"stage": "sync", "batch_size": 2, "num_frames": 9, "previews": 0, "source": NoiseSource()}
+    return DiTTaskConfig(**{"model": tiny_model(dit), "weights": str(weights), **settings, **changes})
