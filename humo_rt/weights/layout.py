@@ -19,7 +19,7 @@ _WHISPER_FOLDERS = ("whisper-large-v3/", "")
 
 _DIT_FILES = {
     "humo-17b": (
-        *(f"{folder}HuMo-17B/*.safetensors.index.json" for folder in _HUMO_FOLDERS),
+        *(f"{folder}HuMo-17B/humo.safetensors.index.json" for folder in _HUMO_FOLDERS),
         "humo.safetensors.index.json",
         *(f"{folder}*[hH][uU][mM][oO]*1[47][bB]*.safetensors" for folder in _COMFY_DIT_FOLDERS),
     ),

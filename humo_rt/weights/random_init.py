@@ -58,7 +58,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _draw(name: str, shape: tuple[int, ...], seed: int, device: torch.device) -> Tensor:
-    generator = torch.Generator(device).manual_seed((seed << 32) + zlib.crc32(name.encode()))
+    # The CPU's generator heeds only 32 bits of its seed, so seed and name are hashed together.
+    generator = torch.Generator(device).manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     values = torch.randn(shape, generator=generator, device=device)
     std, mean = _spread(name.rpartition(".")[2], shape)
     return values.mul_(std).add_(mean)
