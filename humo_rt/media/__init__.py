@@ -1,0 +1,17 @@
+"""Files in, files out: sound, images and video. Knows containers, codecs and files that are broken; no models."""
+
+from humo_rt.media.audio import Sound, read_audio, read_sound
+from humo_rt.media.image import read_image
+from humo_rt.media.video import read_settings, read_video
+from humo_rt.media.writer import VideoWriter, check_output_path
+
+__all__ = [
+    "Sound",
+    "VideoWriter",
+    "check_output_path",
+    "read_audio",
+    "read_image",
+    "read_settings",
+    "read_sound",
+    "read_video",
+]

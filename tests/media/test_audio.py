@@ -1,0 +1,178 @@
+"""Sound from files and arrays, whole and broken."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from humo_rt.media import Sound, read_audio, read_sound
+from humo_rt.media.riff import promised_beyond_end
+
+RATE = 16_000
+
+
+def tone(seconds: float, rate: int = RATE, hertz: float = 220.0) -> np.ndarray:
+    return (0.4 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def spectrum_peak(samples_S: np.ndarray) -> float:
+    return np.abs(np.fft.rfft(samples_S)).argmax() * RATE / len(samples_S)
+
+
+@pytest.fixture
+def wav(tmp_path):
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, tone(1.0), RATE)
+    return path
+
+
+def test_16_khz_mono_passes_unchanged(tmp_path):
+    path = tmp_path / "float.wav"
+    soundfile.write(path, tone(1.0), RATE, subtype="FLOAT")
+    assert np.array_equal(read_audio(path), tone(1.0))
+    assert np.array_equal(read_audio(str(path)), tone(1.0))
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_formats_rates_and_channels(tmp_path, suffix, rate):
+    path = tmp_path / f"speech.{suffix}"
+    soundfile.write(path, np.stack([tone(1.0, rate), 0.5 * tone(1.0, rate)], axis=1), rate)
+    samples = read_audio(path)
+    assert samples.dtype == np.float32
+    assert len(samples) == pytest.approx(RATE, abs=800)
+    assert spectrum_peak(samples) == pytest.approx(220, abs=3)
+    assert np.abs(samples).max() == pytest.approx(0.3, abs=0.03)
+
+
+def test_resampling_is_that_of_the_release():
+    samples = np.random.default_rng(0).standard_normal(11_025).astype(np.float32) * 0.1
+    expected = soxr.resample(samples, 11_025, RATE, quality="HQ")
+    assert np.array_equal(read_audio((samples, 11_025)), expected)
+    assert len(read_audio((samples[:100], 44_100))) == 37
+
+
+def test_ffmpeg_reads_what_libsndfile_does_not(tmp_path):
+    path = tmp_path / "speech.m4a"
+    write_aac(path, tone(2.0, 48_000), 48_000)
+    sound = read_sound(path)
+    assert (sound.sample_rate, sound.samples_SC.shape[1]) == (48_000, 1)
+    assert sound.seconds == pytest.approx(2.0, abs=0.05)
+    assert spectrum_peak(read_audio(path)) == pytest.approx(220, abs=3)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(ValueError, match=r"speech\.m4a' (is cut short|cannot be decoded)"):
+        read_audio(path)
+
+
+def write_aac(path, samples_S, rate):
+    import av
+
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("aac", rate=rate)
+        stream.layout = "mono"
+        for begin in range(0, len(samples_S), 1024):
+            frame = av.AudioFrame.from_ndarray(samples_S[None, begin : begin + 1024], format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = rate, begin
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_arrays_in_either_orientation_and_every_scale():
+    stereo = np.stack([tone(0.1), tone(0.1)])
+    for array in (stereo, stereo.T, tone(0.1), tone(0.1).astype(np.float64)):
+        np.testing.assert_allclose(read_audio((array, RATE)), tone(0.1), atol=1e-7)
+    for dtype, scale, offset in ((np.int16, 2**15, 0), (np.int32, 2**31, 0), (np.uint8, 2**7, 128)):
+        array = (tone(0.1).astype(np.float64) * scale + offset).astype(dtype)
+        np.testing.assert_allclose(read_audio((array, RATE)), tone(0.1), atol=1.1 / scale)
+    sound = Sound(samples_SC=stereo.T, sample_rate=RATE)
+    assert read_sound(sound) is sound
+
+
+def test_tensors_are_arrays():
+    import torch
+
+    np.testing.assert_array_equal(read_audio((torch.from_numpy(tone(0.1)), RATE)), tone(0.1))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ((np.zeros(0, np.float32), RATE), "holds no samples"),
+        ((np.array([0.0, np.nan]), RATE), "NaN or infinite"),
+        ((np.array([0.0, 20_000.0]), RATE), "reaches 20000: scale"),
+        ((np.zeros(10, np.int64), RATE), "type int64 have no scale"),
+        ((np.zeros(10), 0), "sample rate 0"),
+        ((np.zeros(10), 22_050.5), r"sample rate 22050\.5"),
+        ((RATE, np.zeros(10)), r"not \(samples, rate\)"),
+        ((np.zeros((2, 3, 4)), RATE), "is not sound"),
+        ((np.zeros((50, 60)), RATE), "50 channels"),
+    ],
+)
+def test_arrays_that_are_not_sound(source, message):
+    with pytest.raises(ValueError, match=message):
+        read_audio(source)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing\.wav' does not exist"):
+        read_audio(tmp_path / "nothing.wav")
+    with pytest.raises(ValueError, match="is not a file"):
+        read_audio(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff"])
+def test_a_file_shorter_than_its_header_says_is_refused(tmp_path, suffix):
+    path = tmp_path / f"speech.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).standard_normal(4 * RATE) * 0.1, RATE)
+    read_audio(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    with pytest.raises(ValueError, match=r"is cut short|cannot be decoded"):
+        read_audio(path)
+
+
+def test_a_header_alone_is_refused(wav):
+    data = wav.read_bytes()
+    for length in (30, 44):
+        wav.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"cannot be decoded|cut short"):
+            read_audio(wav)
+
+
+def test_a_wav_without_samples_is_refused(tmp_path):
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+    with pytest.raises(ValueError, match=r"empty\.wav' holds no samples"):
+        read_audio(tmp_path / "empty.wav")
+
+
+def test_a_wav_written_to_a_pipe_has_no_length_and_is_read(wav):
+    data = bytearray(wav.read_bytes())
+    begin = data.index(b"data")
+    data[4:8] = data[begin + 4 : begin + 8] = struct.pack("<I", 0xFFFFFFFF)
+    wav.write_bytes(data)
+    assert promised_beyond_end(wav) == 0
+    assert len(read_audio(wav)) == RATE
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes.wav", "notes.mp3"])
+def test_text_is_not_sound(tmp_path, name):
+    (tmp_path / name).write_text("a person speaks in the rain\n" * 20)
+    with pytest.raises(ValueError, match=rf"{name}' (cannot be decoded|has no sound)"):
+        read_audio(tmp_path / name)
+
+
+def test_an_empty_file_is_not_sound(tmp_path):
+    (tmp_path / "speech.wav").touch()
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        read_audio(tmp_path / "speech.wav")
+
+
+def test_an_image_has_no_sound(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "portrait.png")
+    with pytest.raises(ValueError, match="no sound track"):
+        read_audio(tmp_path / "portrait.png")
