@@ -60,7 +60,8 @@ _SKIN_TONES = (
     (0.72, 0.50, 0.34), (0.58, 0.38, 0.25), (0.45, 0.29, 0.20), (0.35, 0.22, 0.16),
 )  # fmt: skip
 _EYE_COLOURS = (
-    (0.30, 0.17, 0.08), (0.22, 0.12, 0.06), (0.45, 0.30, 0.12), (0.20, 0.42, 0.66), (0.28, 0.50, 0.30), (0.42, 0.50, 0.56),
+    (0.30, 0.17, 0.08), (0.22, 0.12, 0.06), (0.45, 0.30, 0.12),
+    (0.20, 0.42, 0.66), (0.28, 0.50, 0.30), (0.42, 0.50, 0.56),
 )  # fmt: skip
 _STYLE_WEIGHTS = {
     "woman": (0.04, 0.13, 0.13, 0.2, 0.22, 0.15, 0.1, 0.03),
@@ -138,7 +139,11 @@ def background(rng: np.random.Generator) -> Look:
     colour = str(rng.choice(ATTRIBUTES["background_colour"]))
     pattern = str(rng.choice(ATTRIBUTES["background_pattern"]))
     base = _tinted(rng, BACKGROUND_COLOURS[colour], 0.03)
-    numbers = {"wall": base, "wall_accent": base * 0.78, "wall_angle": rng.uniform(-0.5, 0.5)}
+    numbers = {
+        "wall": base,
+        "wall_accent": base + (1.0 - base) * 0.5 if colour != "white" else base * 0.80,
+        "wall_angle": rng.uniform(-0.5, 0.5),
+    }
     numbers |= {"wall_period": rng.uniform(0.30, 0.42), "wall_side": float(rng.choice((-1.0, 1.0)))}
     for name in ATTRIBUTES["background_pattern"][1:]:
         numbers[f"wall_{name}"] = float(pattern == name)
@@ -198,7 +203,7 @@ def _features(rng: np.random.Generator, names: dict[str, str]) -> dict[str, floa
         "lip_lower": rng.uniform(0.06, 0.085) + 0.012 * (not man),
         "lip_red": lip_red,
         "lip_tint": _tinted(rng, (0.78, 0.22, 0.27), 0.05),
-        "smile": rng.uniform(-0.1, 0.35),
+        "smile": rng.uniform(0.0, 0.8),
         "glasses_round": float(names["glasses"] == "round"),
         "glasses_square": float(names["glasses"] == "square"),
         "glasses_colour": np.array(((0.08, 0.08, 0.09), (0.35, 0.10, 0.08), (0.10, 0.16, 0.34))[rng.integers(3)]),

@@ -50,7 +50,8 @@ def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, 
         room += (tail * rng.uniform(0.05, 0.35) / np.sqrt(np.square(tail).sum())).astype(np.float32)
     gain = 10 ** (rng.uniform(-10.0, 6.0) / 20)
     noise = 10 ** (rng.uniform(-66.0, -36.0) / 20) * (rng.random() < 0.6)
-    return (10 ** (response_db / 20)).astype(np.float32), room, gain, float(noise), int(rng.integers(_NOISE_SAMPLES // 2))
+    start = int(rng.integers(_NOISE_SAMPLES // 2))
+    return (10 ** (response_db / 20)).astype(np.float32), room, gain, float(noise), start
 
 
 _noises: dict[torch.device, Tensor] = {}

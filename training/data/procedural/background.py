@@ -19,9 +19,11 @@ def wall(frame: Frame, view: View) -> Tensor:
     slanted = (x * torch.cos(frame.wall_angle) + y * torch.sin(frame.wall_angle)) / period
     stripes = fill((torch.remainder(slanted, 1.0) - 0.5).abs() - 0.25)
     checks = fill(torch.sin(x * (torch.pi / period)) * torch.sin(y * (torch.pi / period)))
-    paint(image, frame.wall_dotted * dots + frame.wall_striped * stripes + frame.wall_checked * checks, frame.wall_accent)
+    pattern = frame.wall_dotted * dots + frame.wall_striped * stripes + frame.wall_checked * checks
+    paint(image, pattern, frame.wall_accent)
     ramp = ((y + 1.0) / 2.0).clamp(0.0, 1.0)
-    darken(image, frame.wall_gradient * ramp, 0.6)
+    darken(image, frame.wall_gradient * ramp, 0.38)
+    paint(image, frame.wall_gradient * (1.0 - ramp).square(), frame.wall_accent)
     _window(image, frame, x, y)
     # A soft glow behind the head separates it from the wall.
     return darken(image, (x * x + y * y).clamp_max(2.0) * 0.5, 0.12)

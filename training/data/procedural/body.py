@@ -30,7 +30,7 @@ def neck(image: Tensor, frame: Frame, view: View) -> None:
     blend = ((view.body_y - 0.6) / 0.6).clamp(0.0, 1.0)
     x, y = view.x + (view.body_x - view.x) * blend, view.body_y
     flare = ((y - 0.9) / 0.35).clamp(0.0, 1.0)
-    column = torch.maximum(x.abs() - frame.neck_width - 0.10 * flare * flare, (y - 0.9).abs() - 0.42)
+    column = torch.maximum(x.abs() - frame.neck_width - 0.06 * flare * flare, (y - 0.9).abs() - 0.42)
     depth, opening = frame.neckline_depth, frame.neck_width + 0.1
     round_line = (((view.body_x / opening).square() + ((y - 1.22) / (depth + 0.10)).square()).sqrt() - 1.0) * depth
     v_line = torch.maximum(view.body_x.abs() + (y - 1.22) * (opening / (depth + 0.22)) - opening, 1.1 - y)
@@ -48,17 +48,15 @@ def neck(image: Tensor, frame: Frame, view: View) -> None:
 
 def _collar(image: Tensor, frame: Frame, view: View) -> None:
     """Two pointed flaps on some garments."""
-    x, y = view.body_x.abs(), view.body_y
-    inner = frame.neck_width + 0.10 - (y - 1.08) * 0.75
-    flap = torch.maximum(torch.maximum(inner - x, x - inner - 0.24), torch.maximum(1.06 - y, y - 1.36 + 0.5 * (x - inner)))
+    x, y = view.body_x.abs() - frame.neck_width, view.body_y - 1.0
+    flap = torch.maximum(torch.maximum(0.07 - 0.30 * y - x, y - 0.46 + 0.42 * x), 0.80 * x - y - 0.02)
     coverage = fill(flap) * frame.collar
-    light = frame.cloth + (1.0 - frame.cloth) * 0.3
-    paint(image, coverage, light)
-    darken(image, frame.collar * soft((flap + 0.01).square(), 0.022), 0.35)
+    paint(image, coverage, frame.cloth + (1.0 - frame.cloth) * 0.22)
+    darken(image, frame.collar * soft((flap + 0.01).square(), 0.020) * coverage, 0.30)
 
 
 def _torso(frame: Frame, x: Tensor, y: Tensor) -> Tensor:
     """Implicit outline of the shoulders."""
     across = (x / frame.shoulder_width).abs()
-    top = 1.16 + frame.shoulder_slope * across * across - 0.10 * torch.exp(-((x / 0.42) ** 2))
+    top = 1.19 + frame.shoulder_slope * across * across - 0.16 * soft(x * x, 0.55)
     return torch.maximum(top - y, (across - 1.0) * frame.shoulder_width + 0.35 * (1.9 - y).clamp(0.0, 1.0).square())

@@ -31,7 +31,7 @@ _ACTIONS = (
     "is talking to the camera", "speaks to the camera", "is speaking", "talks to the viewer",
     "looks into the camera and talks", "is talking",
 )  # fmt: skip
-_OPENINGS = ("{person} {action}", "a close-up of {person} who {action}", "a video of {person} who {action}", "{person}, who {action}")
+_OPENINGS = ("{person} {action}", "a close-up of {person} who {action}", "a video of {person} who {action}")
 _STYLES = {
     "short": ("short {c} hair", "{c} hair, cut short", "neat short {c} hair"),
     "curly": ("curly {c} hair", "{c} curls", "curly hair that is {c}"),
@@ -77,9 +77,9 @@ def anonymous_caption(rng: np.random.Generator) -> str:
 
 
 def caption_from_attributes(attributes: Mapping[str, str], rng: np.random.Generator | None = None) -> str:
-    """A caption that names all of ``attributes`` (names and values of ``ATTRIBUTES``); without ``rng`` the plainest one.
+    """A caption that names all of ``attributes``, a mapping of names to values in ``ATTRIBUTES``.
 
-    Hair colour needs hair style or stands alone; absent glasses and beards are named half of the time.
+    Without ``rng`` it has the plainest wording. Absent glasses and beards are left out half of the time.
     """
     gender = attributes.get("gender")
     noun = _pick(_GENDER[gender], rng) if gender else _pick(("person", "speaker"), rng)
@@ -94,9 +94,9 @@ def caption_from_attributes(attributes: Mapping[str, str], rng: np.random.Genera
     if rng is not None and rng.random() < 0.4:
         return _in_sentences(gender, person, garment, wall, action, rng)
     if place and rng is not None and rng.random() < 0.25:
-        return _finish(f"{place}, {' '.join(filter(None, (person, wearing)))} {action}")
-    opening = _pick(_OPENINGS, rng)
-    return _finish(" ".join(filter(None, (opening.format(person=" ".join(filter(None, (person, wearing))), action=action), place))))
+        return _finish(f"{place}, {_words(person, wearing, action)}")
+    sentence = _pick(_OPENINGS, rng).format(person=_words(person, wearing), action=action)
+    return _finish(_words(sentence, place))
 
 
 def caption_corpus(num_captions: int, seed: int, *, split: str = "train") -> list[str]:
@@ -150,8 +150,9 @@ def _garment(attributes: Mapping[str, str], rng) -> str:
     colour, pattern = attributes.get("clothes_colour"), attributes.get("clothes_pattern")
     if colour is None and pattern in (None, "plain"):
         return ""
-    pattern = pattern if pattern not in (None, "plain") or (pattern and rng is not None and rng.random() < 0.3) else ""
-    words = " ".join(filter(None, (pattern, colour) if rng is None or rng.random() < 0.5 else (colour, pattern)))
+    if pattern is None or (pattern == "plain" and (rng is None or rng.random() < 0.7)):
+        pattern = ""
+    words = _words(*((pattern, colour) if rng is None or rng.random() < 0.5 else (colour, pattern)), "")
     return f"{_article(words)} {words} {_pick(_GARMENTS, rng)}"
 
 
@@ -161,8 +162,7 @@ def _wall(attributes: Mapping[str, str], rng) -> str:
         return ""
     if pattern is None:
         return f"{_article(colour)} {colour} background"
-    text = _squeeze(_pick(_WALLS[pattern], rng).format(c=colour or ""))
-    return text
+    return _squeeze(_pick(_WALLS[pattern], rng).format(c=colour or ""))
 
 
 def _pick(options, rng: np.random.Generator | None) -> str:
@@ -174,13 +174,18 @@ def _coin(rng: np.random.Generator | None) -> bool:
 
 
 def _article(word: str) -> str:
-    return "an" if word[:1] in "aeiou" else "a"
+    return "an" if word[:1] in tuple("aeio") else "a"
 
 
 def _squeeze(text: str) -> str:
     """Remove the gap of an unnamed colour and correct the article before a vowel."""
     words = text.split()
-    return " ".join("an" if w == "a" and words[i + 1 : i + 2] and words[i + 1][0] in "aeio" else w for i, w in enumerate(words))
+    following = [*words[1:], ""]
+    return " ".join(_article(after) if word == "a" else word for word, after in zip(words, following, strict=True))
+
+
+def _words(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def _join(parts: list[str]) -> str:

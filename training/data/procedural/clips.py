@@ -33,10 +33,10 @@ FACE_CROP_SHARE = 0.25
 class ClipBatch:
     """B clips on one device.
 
-    video (B, F, 3, H, W) and reference (B, 1, 3, H, W) uint8; face_mask, mouth_mask (B, F, H, W) bool; mouth_open (B, F)
-    in 0..1 and mouth_shape (B, F, 2) = width in -1..1, openness; audio (B, S) float32 at 16 kHz; silent (B,) bool;
-    captions name the person, captions_anonymous nothing; attributes: index into ``ATTRIBUTES[name]``, (B,) each;
-    identity (B,) the person's number.
+    video (B, F, 3, H, W) and reference (B, 1, 3, H, W) uint8; face_mask, mouth_mask (B, F, H, W) bool; mouth_open
+    (B, F) in 0..1 and mouth_shape (B, F, 2) = width in -1..1, openness; audio (B, S) float32 at 16 kHz; silent
+    (B,) bool; captions name the person, captions_anonymous nothing; attributes: index into
+    ``ATTRIBUTES[name]``, (B,) each; identity (B,) the person's number.
     """
 
     video: Tensor
@@ -100,9 +100,7 @@ class ProceduralClips:
     def speech(self) -> SpeechBank:
         """The utterances that the people speak."""
         if self._speech is None:
-            self._speech = SpeechBank.build(
-                DEFAULT_BANK, seed=self.seed, split=self.split, num_frames=self.num_frames
-            )
+            self._speech = SpeechBank.build(DEFAULT_BANK, seed=self.seed, split=self.split, num_frames=self.num_frames)
         return self._speech
 
     def sample(self, indices: Sequence[int]) -> ClipBatch:

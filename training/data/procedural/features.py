@@ -86,7 +86,8 @@ def glasses(image: Tensor, frame: Frame, view: View) -> None:
     lens = circle + (box - circle) * frame.glasses_square
     worn = torch.maximum(frame.glasses_round, frame.glasses_square)
     bridge = torch.maximum((level + 0.05).abs() - 0.016, x.abs() - frame.eye_spacing + 0.2)
-    temples = torch.maximum(torch.maximum((level + 0.05).abs() - 0.018, frame.eye_spacing + 0.2 - x.abs()), x.abs() - 0.78)
+    temples = torch.maximum((level + 0.05).abs() - 0.018, frame.eye_spacing + 0.2 - x.abs())
+    temples = torch.maximum(temples, x.abs() - frame.head_width - 0.02)
     paint(image, worn * fill(lens) * 0.10, torch.ones_like(frame.skin))
     glare = soft((across + level * 0.8 + 0.05).square(), 0.035) * fill(lens + 0.03)
     paint(image, worn * glare * 0.22, torch.ones_like(frame.skin))

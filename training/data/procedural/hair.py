@@ -38,7 +38,7 @@ def in_front(image: Tensor, frame: Frame, view: View) -> Tensor:
     line = line - frame.hair_part * inner_x * 0.6
     # Strands hang beside the cheeks down to their length, narrowing towards the end.
     inset = frame.head_width - 0.10 + 0.10 * ((y - 0.1) / (frame.hair_strand + 0.6)).clamp(0.0, 1.0)
-    strand = torch.maximum(inset - x.abs(), y - frame.hair_strand)
+    strand = torch.maximum(inset - x.abs(), y - frame.hair_strand - 0.5 * (x.abs() - inset - 0.12))
     coverage = fill(torch.maximum(skull, torch.minimum(line, strand))) * frame.hair_on
     shadow = soft((line - 0.02).clamp_min(0.0).square(), 0.10) * fill(skull) * frame.hair_on
     darken(image, shadow * (1.0 - coverage), 0.16)
@@ -59,7 +59,7 @@ def _tuft(frame: Frame, view: View) -> Tensor:
 def _strands(image: Tensor, frame: Frame, x: Tensor, y: Tensor, coverage: Tensor) -> None:
     """Light on top, a band of shine and fine darker lines along the fall of the hair."""
     fall = torch.sin((x + 0.12 * torch.sin(3.0 * y)) * 26.0) * 0.5 + 0.5
-    darken(image, coverage * fall, 0.14)
+    darken(image, coverage * fall, 0.10)
     top = soft(((x + 0.25) * 0.9).square() + (y + 0.85).square(), 0.42)
     darken(image, coverage * top * frame.hair_shine, -0.45)
     darken(image, coverage * ((y + 0.2) * 0.45).clamp(0.0, 0.5), 0.5)

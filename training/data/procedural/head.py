@@ -72,7 +72,7 @@ def beard(image: Tensor, frame: Frame, view: View, face: Tensor) -> None:
     side = x.abs()
     cheek_line = frame.mouth_y - 0.12 - 0.9 * (side - 0.30).clamp_min(0.0).pow(1.5)
     region = torch.maximum(field, cheek_line - y)
-    texture = 0.86 + 0.14 * torch.sin(x * 47.0 + 2.0 * torch.sin(y * 19.0))
+    texture = 0.93 + 0.07 * torch.sin(x * 34.0 + 1.5 * torch.sin(y * 11.0))
     colour = frame.hair * 0.86 * texture.unsqueeze(1)
     paint(image, fill(region) * frame.full_beard, colour)
     # The moustache rides on the upper lip.

@@ -45,7 +45,7 @@ def mouth(image: Tensor, frame: Frame, view: View) -> Tensor:
     opening = span(level, top, bottom, view.pixel) * span(x, -half_width, half_width, view.pixel)
     seam = span(level, top - 0.010, bottom + 0.010, view.pixel) * (profile > 0) * (1.0 - opening)
     darken(image, seam, 0.50)
-    paint(image, opening, frame.skin.new_tensor((0.20, 0.05, 0.07)).view(1, 3, 1, 1).expand_as(frame.skin))
+    paint(image, opening, _rgb(frame, 0.20, 0.05, 0.07))
     _inside(image, frame, view, opening, across, level, top, bottom)
     return lips
 
@@ -55,7 +55,11 @@ def _inside(
 ) -> None:
     """Upper teeth and the tongue, shares of the opening so that the dark between them follows the track too."""
     teeth = span(level, top, top + 0.30 * (bottom - top).clamp_max(0.24), view.pixel) * (across.abs() < 0.82)
-    paint(image, opening * teeth, frame.skin.new_tensor((0.93, 0.91, 0.87)).view(1, 3, 1, 1).expand_as(frame.skin))
+    paint(image, opening * teeth, _rgb(frame, 0.93, 0.91, 0.87))
     height = (bottom - top).clamp_min(1e-3)
     tongue = ((across / 0.62).square() + ((level - bottom) / (0.34 * height)).square()) < 1.0
-    paint(image, opening * tongue * 0.85, frame.skin.new_tensor((0.68, 0.27, 0.29)).view(1, 3, 1, 1).expand_as(frame.skin))
+    paint(image, opening * tongue * 0.85, _rgb(frame, 0.68, 0.27, 0.29))
+
+
+def _rgb(frame: Frame, red: float, green: float, blue: float) -> Tensor:
+    return frame.skin.new_tensor((red, green, blue)).view(1, 3, 1, 1)

@@ -170,7 +170,7 @@ def _resolve(phonemes: list[Phoneme]) -> list[tuple[Viseme, ...]]:
 
 def _smooth(values_S: np.ndarray, sigma_s: float) -> np.ndarray:
     """Convolve with a Gaussian of ``sigma_s`` seconds, cut at three sigma so that silence becomes exactly zero."""
-    reach = int(round(3 * sigma_s * RATE))
+    reach = round(3 * sigma_s * RATE)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (sigma_s * RATE)) ** 2)
     padded = np.pad(values_S, reach, mode="edge")
     return np.convolve(padded, kernel / kernel.sum(), mode="valid")

@@ -33,9 +33,7 @@ def render(scene: Scene, height: int, width: int, *, chunk: int | None = None) -
     """Draw every frame of the scene; ``chunk`` frames at a time (default: by the device)."""
     if chunk is None:
         chunk = max(1, CHUNK_PIXELS.get(scene.static_BP.device.type, 1 << 18) // (height * width))
-    parts = [
-        draw(scene.frames(start, start + chunk), height, width) for start in range(0, scene.num_frames, chunk)
-    ]
+    parts = [draw(scene.frames(start, start + chunk), height, width) for start in range(0, scene.num_frames, chunk)]
     return Pictures(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.procedural.appearance import Look
 from training.data.procedural.motion import TRACKS
 
 

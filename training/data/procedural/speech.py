@@ -171,8 +171,7 @@ class SpeechBank:
 
     def save(self, path: str | Path) -> None:
         """Write one ``.npz``."""
-        arrays = {name: value for name, value in vars(self).items()}
-        np.savez(path, **arrays)
+        np.savez(path, **vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> SpeechBank:
