@@ -37,10 +37,14 @@ def batch(clips):
 
 
 def test_shapes_types_and_ranges(batch):
-    assert batch.video.shape == (3, 9, 3, 128, 128) and batch.video.dtype == torch.uint8
-    assert batch.reference.shape == (3, 1, 3, 128, 128) and batch.reference.dtype == torch.uint8
+    assert batch.video.shape == (3, 9, 3, 128, 128)
+    assert batch.video.dtype == torch.uint8
+    assert batch.reference.shape == (3, 1, 3, 128, 128)
+    assert batch.reference.dtype == torch.uint8
     assert batch.face_mask.shape == batch.mouth_mask.shape == (3, 9, 128, 128)
-    assert batch.audio.shape == (3, 5760) and batch.audio.dtype == torch.float32 and batch.audio.abs().max() <= 1
+    assert batch.audio.shape == (3, 5760)
+    assert batch.audio.dtype == torch.float32
+    assert batch.audio.abs().max() <= 1
     assert torch.equal(batch.mouth_open, batch.mouth_shape[..., 1])
     assert set(batch.attributes) == set(ATTRIBUTES)
     assert all(0 <= int(v.max()) < len(ATTRIBUTES[k]) for k, v in batch.attributes.items())
@@ -51,9 +55,11 @@ def test_a_clip_depends_on_its_index_only(clips, batch):
     alone = ProceduralClips(3, num_frames=9, speech=make_bank()).sample([2])
     # Vector units may round a lane differently when a batch is cut elsewhere: at most one grey level.
     assert (alone.video[0].int() - batch.video[2].int()).abs().max() <= 1
-    assert alone.captions == batch.captions[2:] and torch.equal(alone.audio[0], batch.audio[2])
+    assert alone.captions == batch.captions[2:]
+    assert torch.equal(alone.audio[0], batch.audio[2])
     again = clips.sample([0, 1, 2])
-    assert torch.equal(again.video, batch.video) and torch.equal(again.reference, batch.reference)
+    assert torch.equal(again.video, batch.video)
+    assert torch.equal(again.reference, batch.reference)
     assert not torch.equal(clips.sample([3]).video[0], batch.video[0])
 
 
@@ -63,7 +69,8 @@ def test_the_reference_shows_the_same_person_in_another_shot(batch):
 
 def test_masks_lie_where_the_face_is(batch):
     area = batch.face_mask.float().mean(dim=(2, 3))
-    assert 0.08 < area.min() and area.max() < 0.35
+    assert area.min() > 0.08
+    assert area.max() < 0.35
     assert (batch.mouth_mask & ~batch.face_mask).float().mean() < 0.002
     rows = torch.arange(128.0)
     for mask in batch.mouth_mask.flatten(0, 1):
@@ -99,7 +106,8 @@ def test_people_of_the_splits_share_no_combination_of_traits():
         for split in ("train", "heldout")
     }
     assert not people["train"] & people["heldout"]
-    assert len(people["train"]) > 80 and len(people["heldout"]) > 15
+    assert len(people["train"]) > 80
+    assert len(people["heldout"]) > 15
 
 
 def test_a_bank_of_the_wrong_split_is_refused():
@@ -117,8 +125,8 @@ def test_captions_name_what_they_are_given():
     names = {k: v[-1] for k, v in ATTRIBUTES.items()}
     text = caption_from_attributes(names)
     assert text == (
-        "A man with a grey mohawk, a full beard and square glasses wearing a checked black top is talking to the camera "
-        "in front of a white wall with a window."
+        "A man with a grey mohawk, a full beard and square glasses wearing a checked black top is talking to the "
+        "camera in front of a white wall with a window."
     )
     for rng in (stream("caption", i) for i in range(30)):
         text = caption_from_attributes(names, rng)
@@ -135,13 +143,16 @@ def test_anonymous_captions_name_nothing():
 
 def test_the_corpus_is_varied_and_repeatable():
     corpus = caption_corpus(200, seed=1)
-    assert corpus == caption_corpus(200, seed=1) and len(set(corpus)) > 170
+    assert corpus == caption_corpus(200, seed=1)
+    assert len(set(corpus)) > 170
 
 
 def test_augmentation_is_repeatable_and_keeps_the_timing():
     audio = torch.zeros(2, 16000)
     audio[:, 8000:8400] = torch.randn(2, 400) * 0.1
     first, second = (augment(audio, [("k", 0), ("k", 1)]) for _ in range(2))
-    assert torch.equal(first, second) and first.shape == audio.shape and first.abs().max() <= 1
+    assert torch.equal(first, second)
+    assert first.shape == audio.shape
+    assert first.abs().max() <= 1
     peak = first.abs().argmax(dim=1)
     assert ((peak > 7900) & (peak < 8500)).all()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training.data.procedural.phonemes import Phoneme, closures, mouth_track, visemes
-from training.data.procedural.sentences import is_heldout, sentence
 from training.data.procedural.seeds import stream
+from training.data.procedural.sentences import is_heldout, sentence
 from training.data.procedural.speech import SpeechBank, num_samples, voices
 
 pytest.importorskip("espeakng_loader")
@@ -42,7 +42,8 @@ def test_rounded_and_spread_vowels_differ_in_width():
 
 
 def test_unknown_symbols_are_sounds_and_pauses_are_silence():
-    assert visemes(";") is None and visemes("§x") is None
+    assert visemes(";") is None
+    assert visemes("§x") is None
     for unknown in (";", "?", "§x"):
         assert mouth_track(phrase("A:", unknown, "A:"), 25)[5:11, 0].min() > 0.2
     assert mouth_track(phrase("_", "_:", "_|", seconds=0.3), 25).max() == 0.0
@@ -50,14 +51,17 @@ def test_unknown_symbols_are_sounds_and_pauses_are_silence():
 
 def test_the_track_is_closed_before_and_after_speech():
     openness = mouth_track(phrase("A:", "t", "A:", start=0.5), 50)[:, 0]
-    assert openness[:9].max() == 0.0 and openness[26:].max() == 0.0
+    assert openness[:9].max() == 0.0
+    assert openness[26:].max() == 0.0
 
 
 def test_bank_has_matching_lengths_and_ranges(bank):
-    assert bank.samples.shape == (128, num_samples(49)) and bank.samples.dtype == np.int16
+    assert bank.samples.shape == (128, num_samples(49))
+    assert bank.samples.dtype == np.int16
     assert bank.mouth.shape == (128, 49, 2)
     openness = bank.mouth[..., 0].astype(np.float32)
-    assert openness.min() >= 0.0 and openness.max() <= 1.0
+    assert openness.min() >= 0.0
+    assert openness.max() <= 1.0
     assert 0.15 < openness.mean() < 0.5
 
 
@@ -67,12 +71,15 @@ def test_the_mouth_rests_where_the_sound_rests(bank):
     openness = bank.mouth[..., 0].astype(np.float32)
     quiet = np.stack([np.roll(level, shift, axis=1) for shift in (-2, -1, 0, 1, 2)]).max(0) < 1e-4
     quiet[:, :3] = quiet[:, -3:] = False
-    assert quiet.sum() > 100 and openness[quiet].max() < 0.05
+    assert quiet.sum() > 100
+    assert openness[quiet].max() < 0.05
     speaking = [i for i in range(128) if openness[i].std() > 0.1]
     correlation = np.mean([np.corrcoef(level[i], openness[i])[0, 1] for i in speaking])
     assert correlation > 0.5
     silent = bank.mode == "silent"
-    assert silent.any() and openness[silent].max() == 0.0 and not bank.samples[silent].any()
+    assert silent.any()
+    assert openness[silent].max() == 0.0
+    assert not bank.samples[silent].any()
 
 
 def test_a_bank_depends_on_its_seed_only(bank, tmp_path):
@@ -81,8 +88,10 @@ def test_a_bank_depends_on_its_seed_only(bank, tmp_path):
     assert np.array_equal(again.mouth, bank.mouth[:70])
     bank.save(tmp_path / "bank.npz")
     loaded = SpeechBank.load(tmp_path / "bank.npz")
-    assert loaded.split == "train" and loaded.num_frames == 49
-    assert np.array_equal(loaded.samples, bank.samples) and list(loaded.text) == list(bank.text)
+    assert loaded.split == "train"
+    assert loaded.num_frames == 49
+    assert np.array_equal(loaded.samples, bank.samples)
+    assert list(loaded.text) == list(bank.text)
 
 
 def test_voices_and_sentences_of_the_splits_are_disjoint():
