@@ -1,0 +1,268 @@
+"""One generation, as asked for: every argument of ``generate``, checked and completed before anything heavy starts.
+
+Knows the rules and the presets. Loads no models; files are opened only to see whether they can be read.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from humo_rt import rules
+from humo_rt.conditions.audio import num_audio_frames
+from humo_rt.config import FPS, SAMPLE_RATE, ModelConfig
+from humo_rt.media import Sound, check_output_path, read_image, read_sound
+from humo_rt.media.audio import AudioSource
+from humo_rt.media.image import ImageSource
+from humo_rt.sampling.guidance import DEFAULT_IMAGE_SCALE, DEFAULT_SWITCH, GUIDANCE, GuidanceTable, guidance_table
+from humo_rt.sampling.schedule import SAMPLERS
+
+logger = logging.getLogger(__name__)
+
+SCALES = ("guidance_scale", "audio_guidance_scale", "image_guidance_scale")
+MAX_TIMESTEP = 1000.0
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The keyword arguments of ``generate`` beside the prompt; what is left out or None comes from the preset.
+
+    image: reference images of the person, clothes or things: one or several paths, Pillow images or (H, W, 3) arrays.
+    audio: the speech: a path to any file ffmpeg reads, or (samples, rate in Hz).
+    negative_prompt: what the video should not look like.
+    height, width: pixels, multiples of 16.
+    num_frames: 4n + 1 frames at 25 per second; without it as long as the audio, at most what the model is made for.
+    num_inference_steps: denoising steps, 1..1000.
+    seed: whole number >= 0; drawn at random and reported when left out. generator: a torch.Generator instead of it.
+    guidance: a name ("humo-1.7b", "humo-17b", "paper", "none") or a ``GuidanceTable``.
+    guidance_scale, audio_guidance_scale, image_guidance_scale: weight of text, audio and images, >= 0.
+    guidance_switch_timestep: where "humo-17b" changes its formula, 0..1000, 1000 is noise.
+    flow_shift: > 0; larger values spend more steps on the coarse structure.
+    sampler: "unipc" or "euler".
+    branch_batch_size: guidance branches computed at once; all of them when left out. Fewer need less memory.
+    callback_on_step_end: called as (pipeline, step, timestep, {"latents": tensor}) after every step; latents in the
+        dict it returns, if any, replace the current ones.
+    output: the MP4 to write. progress: True for a bar, or a function called as (steps done, steps in all).
+    """
+
+    image: ImageSource | Sequence[ImageSource] | None
+    audio: AudioSource | None
+    negative_prompt: str | None
+    height: int | None
+    width: int | None
+    num_frames: int | None
+    num_inference_steps: int | None
+    seed: int | None
+    generator: torch.Generator | None
+    guidance: str | GuidanceTable | None
+    guidance_scale: float | None
+    audio_guidance_scale: float | None
+    image_guidance_scale: float | None
+    guidance_switch_timestep: float | None
+    flow_shift: float | None
+    sampler: str
+    branch_batch_size: int | None
+    callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None
+    output: str | os.PathLike[str] | None
+    progress: bool | Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationRequest:
+    """The arguments of one ``generate``; ``GenerateOptions`` explains them."""
+
+    prompt: str
+    image: ImageSource | Sequence[ImageSource] | None = None
+    audio: AudioSource | None = None
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    seed: int | None = None
+    generator: torch.Generator | None = None
+    guidance: str | GuidanceTable | None = None
+    guidance_scale: float | None = None
+    audio_guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
+    guidance_switch_timestep: float | None = None
+    flow_shift: float | None = None
+    sampler: str = "unipc"
+    branch_batch_size: int | None = None
+    callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None = None
+    output: str | os.PathLike[str] | None = None
+    progress: bool | Callable[[int, int], None] = False
+
+    @property
+    def images(self) -> tuple[ImageSource, ...]:
+        """The reference images, none, one or several."""
+        if self.image is None:
+            return ()
+        return tuple(self.image) if isinstance(self.image, list | tuple) else (self.image,)
+
+    @property
+    def mode(self) -> str:
+        """T, TI, TA or TIA: the conditions that are given."""
+        return "T" + "I" * bool(self.images) + "A" * (self.audio is not None)
+
+    def validated(self, config: ModelConfig) -> GenerationRequest:
+        """The request with every default of ``config`` filled in. ``ValueError`` for what cannot work."""
+        if not isinstance(self.prompt, str) or not self.prompt.strip():
+            raise ValueError(f"prompt {self.prompt!r} is empty: describe the video in a sentence")
+        for image in self.images:
+            read_image(image)
+        sound = None if self.audio is None else read_sound(self.audio)
+        return replace(
+            self,
+            negative_prompt=config.negative_prompt if self.negative_prompt is None else self.negative_prompt,
+            height=rules.size("height", _first(self.height, config.height)),
+            width=rules.size("width", _first(self.width, config.width)),
+            num_frames=_frames(self.num_frames, sound, config),
+            num_inference_steps=rules.whole(
+                "num_inference_steps", _first(self.num_inference_steps, config.num_inference_steps), 1, rules.MAX_STEPS
+            ),
+            seed=_seed(self.seed, self.generator),
+            flow_shift=rules.real("flow_shift", _first(self.flow_shift, config.flow_shift), 0.0, above=True),
+            sampler=_sampler(self.sampler),
+            branch_batch_size=_optional_whole("branch_batch_size", self.branch_batch_size),
+            output=None if self.output is None else check_output_path(self.output),
+            **self._resolved_guidance(config),
+        )
+
+    def guidance_options(self) -> dict[str, float]:
+        """The scales and the switch, as ``guidance_table`` takes them; those that are None are left out."""
+        names = (*SCALES, "guidance_switch_timestep")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def step_observer(self, pipeline: Any) -> Callable[[int, int, Tensor], Tensor] | None:
+        """What the denoise loop calls after each step to report progress and run the user's callback; None if nothing.
+
+        A KeyboardInterrupt raised in either ends the generation.
+        """
+        if not self.progress and self.callback_on_step_end is None:
+            return None
+        report = _step_bar() if self.progress is True else self.progress or None
+
+        def on_step(index: int, timestep: int, latents: Tensor) -> Tensor:
+            if self.callback_on_step_end is not None:
+                changed = self.callback_on_step_end(pipeline, index, timestep, {"latents": latents})
+                latents = (changed or {}).get("latents", latents)
+            if report is not None:
+                report(index + 1, self.num_inference_steps)
+            return latents
+
+        return on_step
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the video, JSON-ready, under the names of the arguments. Arrays are described, not stored."""
+        left_out = ("callback_on_step_end", "generator", "output", "progress")
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
+        values["image"] = [_describe(image) for image in self.images]
+        values["audio"] = None if self.audio is None else _describe(self.audio)
+        if isinstance(self.guidance, GuidanceTable):
+            values["guidance"] = [{"above": row.above, "weights": dict(row.weights)} for row in self.guidance.rows]
+        return values
+
+    def _resolved_guidance(self, config: ModelConfig) -> dict[str, Any]:
+        """The guidance and its numbers, filled in where the chosen guidance has a use for them."""
+        for name in SCALES:
+            if getattr(self, name) is not None:
+                rules.real(name, getattr(self, name), 0.0)
+        if self.guidance_switch_timestep is not None:
+            rules.real("guidance_switch_timestep", self.guidance_switch_timestep, 0.0, MAX_TIMESTEP)
+        guidance = config.guidance if self.guidance is None else self.guidance
+        guidance_table(config, self.mode, guidance, **self.guidance_options())
+        if isinstance(guidance, GuidanceTable):
+            return {"guidance": guidance}
+        resolved = {
+            "guidance": guidance,
+            "guidance_scale": _first(self.guidance_scale, config.guidance_scale),
+            "audio_guidance_scale": _first(self.audio_guidance_scale, config.audio_guidance_scale),
+        }
+        if GUIDANCE[guidance].has_image_scale:
+            scale = _first(self.image_guidance_scale, config.image_guidance_scale, DEFAULT_IMAGE_SCALE)
+            resolved["image_guidance_scale"] = scale
+        if GUIDANCE[guidance].has_switch:
+            switch = _first(self.guidance_switch_timestep, config.guidance_switch_timestep, DEFAULT_SWITCH)
+            resolved["guidance_switch_timestep"] = switch
+        return resolved
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
+
+
+def _frames(given: int | None, sound: Sound | None, config: ModelConfig) -> int:
+    """As asked, else as long as the sound up to what the model is made for, else the preset's."""
+    heard = None
+    if sound is not None:
+        heard = num_audio_frames(math.ceil(sound.seconds * SAMPLE_RATE - 1e-6))
+        if heard < 1:
+            raise ValueError(f"audio of {sound.seconds:.3f} s is shorter than one frame: give at least {1 / FPS:g} s")
+    if given is not None:
+        return rules.frame_count("num_frames", given)
+    if heard is None:
+        return config.num_frames
+    wanted = max(rules.fitting_frames(heard), rules.MIN_SPOKEN_FRAMES)
+    if wanted > config.num_frames:
+        logger.warning(
+            "the audio lasts %.2f s, the video %.2f s (%d frames suit %s best): set num_frames=%d for all of it",
+            sound.seconds,
+            config.num_frames / FPS,
+            config.num_frames,
+            config.name,
+            wanted,
+        )
+    return min(wanted, config.num_frames)
+
+
+def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if generator is not None:
+        if seed is not None and seed != generator.initial_seed():
+            raise ValueError(f"seed {seed} and a generator are given: give only one of them")
+        return generator.initial_seed()
+    return secrets.randbelow(2**31) if seed is None else rules.whole("seed", seed, 0, rules.MAX_SEED)
+
+
+def _sampler(name: str) -> str:
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}: choose one of {', '.join(SAMPLERS)}")
+    return name
+
+
+def _optional_whole(name: str, value: int | None) -> int | None:
+    return None if value is None else rules.whole(name, value, 1)
+
+
+def _describe(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return str(Path(source))
+    if isinstance(source, Sound):
+        return f"<sound, {source.seconds:.2f} s at {source.sample_rate} Hz>"
+    if isinstance(source, tuple):
+        return f"<samples {tuple(source[0].shape)} at {source[1]} Hz>"
+    shape = getattr(source, "shape", None) or (source.height, source.width)
+    return f"<image of {shape[1]}x{shape[0]}>"
+
+
+def _step_bar() -> Callable[[int, int], None]:
+    """A bar on standard error, with the time left."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc="denoise", unit="step", dynamic_ncols=True)
+
+    def report(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return report

@@ -1,0 +1,167 @@
+"""What a request accepts, what it fills in, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from humo_rt.config import HUMO_1_7B, HUMO_17B, NANO
+from humo_rt.request import GenerateOptions, GenerationRequest
+from humo_rt.sampling.guidance import GuidanceRow, GuidanceTable
+from tests.golden_data import case, case_ids
+
+RATE = 16_000
+PORTRAIT = np.zeros((20, 30, 3), np.uint8)
+
+
+def request(prompt: str = "a person speaks", **options) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, **options)
+
+
+def speech(num_samples: int) -> tuple[np.ndarray, int]:
+    return np.zeros(num_samples, np.float32), RATE
+
+
+def test_the_options_are_the_fields():
+    names = [field.name for field in fields(GenerationRequest)]
+    assert names == ["prompt", *GenerateOptions.__annotations__]
+    for name in GenerateOptions.__annotations__:
+        assert name in GenerateOptions.__doc__
+
+
+def test_defaults_come_from_the_preset():
+    filled = request().validated(HUMO_17B)
+    assert (filled.height, filled.width, filled.num_frames, filled.num_inference_steps) == (720, 1280, 97, 50)
+    assert (filled.flow_shift, filled.guidance, filled.guidance_switch_timestep) == (5.0, "humo-17b", 980.0)
+    assert (filled.guidance_scale, filled.audio_guidance_scale, filled.image_guidance_scale) == (5.0, 5.5, None)
+    assert filled.negative_prompt == HUMO_17B.negative_prompt
+    assert filled.seed >= 0
+    assert request().validated(HUMO_1_7B).image_guidance_scale == 4.0
+    assert request(negative_prompt="").validated(HUMO_17B).negative_prompt == ""
+
+
+def test_checking_twice_changes_nothing():
+    once = request(audio=speech(2 * RATE), generator=torch.Generator().manual_seed(3)).validated(NANO)
+    assert once.validated(NANO).settings() == once.settings()
+    assert once.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ({}, "T"),
+        ({"image": []}, "T"),
+        ({"image": PORTRAIT}, "TI"),
+        ({"image": [PORTRAIT, Image.fromarray(PORTRAIT)]}, "TI"),
+        ({"audio": speech(RATE)}, "TA"),
+        ({"audio": speech(RATE), "image": (PORTRAIT,)}, "TIA"),
+    ],
+)
+def test_the_mode_follows_from_what_is_given(given, mode):
+    assert request(**given).validated(NANO).mode == mode
+
+
+@pytest.mark.parametrize("case_id", [c for c in case_ids("prep") if case("prep", c)["frame_num"] == -1])
+def test_the_length_follows_the_audio_as_in_the_release(case_id):
+    entry = case("prep", case_id)
+    samples = entry["audio_hidden"]["shape"][1] // 2 * 640
+    assert request(audio=speech(samples)).validated(NANO).num_frames == entry["frame_num_used"]
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(640, 5), (640 * 5, 5), (640 * 8, 5), (640 * 9, 9), (640 * 97, 97)])
+def test_the_length_is_the_largest_that_fits_the_audio(samples, frames, caplog):
+    assert request(audio=speech(samples)).validated(NANO).num_frames == frames
+    assert not caplog.records
+
+
+def test_long_audio_is_cut_to_what_the_model_is_made_for_with_one_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert request(audio=speech(12 * RATE)).validated(NANO).num_frames == 97
+    assert len(caplog.records) == 1
+    assert "set num_frames=297" in caplog.text
+    assert request(audio=speech(12 * RATE), num_frames=297).validated(NANO).num_frames == 297
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"height": 479}, "height 479 is not a multiple of 16: use 464 or 480"),
+        ({"width": 8}, "width 8 is below 16: use 16 or more"),
+        ({"width": 480.5}, r"width 480\.5 is not a whole number"),
+        ({"height": True}, "height True is not a number"),
+        ({"num_frames": 96}, r"num_frames 96 is not 4n\+1: use 93 or 97"),
+        ({"num_frames": 0}, "num_frames 0 is below 1"),
+        ({"prompt": " \n"}, r"prompt ' \\n' is empty"),
+        ({"prompt": None}, "prompt None is empty"),
+        ({"num_inference_steps": 0}, "num_inference_steps 0 is below 1: use 1 or more"),
+        ({"num_inference_steps": 2000}, "num_inference_steps 2000 is above 1000"),
+        ({"guidance_scale": -1}, "guidance_scale -1 is below 0"),
+        ({"audio_guidance_scale": math.nan}, "audio_guidance_scale nan is not finite"),
+        ({"image_guidance_scale": "strong"}, "image_guidance_scale 'strong' is not a number"),
+        ({"flow_shift": 0}, "flow_shift 0 is not above 0"),
+        ({"seed": -1}, "seed -1 is below 0"),
+        ({"seed": 4, "generator": torch.Generator().manual_seed(5)}, "seed 4 and a generator are given"),
+        ({"sampler": "heun"}, "unknown sampler 'heun': choose one of unipc, euler"),
+        ({"guidance": "strong"}, "unknown guidance 'strong'"),
+        ({"guidance": "humo-17b", "guidance_switch_timestep": 1001}, "guidance_switch_timestep 1001 is above 1000"),
+        ({"branch_batch_size": 0}, "branch_batch_size 0 is below 1"),
+        ({"audio": speech(600)}, r"audio of 0\.037 s is shorter than one frame"),
+        ({"audio": "nothing.wav"}, "nothing.wav' does not exist"),
+        ({"image": "nothing.png"}, "nothing.png' does not exist"),
+        ({"image": [PORTRAIT, np.zeros((3, 20, 30))]}, "is not an image"),
+        ({"output": "out.gif"}, r"suffix '\.gif'"),
+        ({"output": "nowhere/out.mp4"}, "folder 'nowhere' does not exist"),
+    ],
+)
+def test_what_cannot_work_is_named_with_its_rule_and_fix(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        request(**options).validated(NANO)
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_are_json_and_make_the_same_request(tmp_path):
+    Image.fromarray(PORTRAIT).save(tmp_path / "face.png")
+    soundfile.write(tmp_path / "speech.wav", np.zeros(2 * RATE), RATE)
+    first = request(
+        image=tmp_path / "face.png", audio=tmp_path / "speech.wav", output=tmp_path / "out.mp4", seed=5, progress=True
+    ).validated(HUMO_1_7B)
+    settings = json.loads(json.dumps(first.settings()))
+    assert (settings["image"], settings["num_frames"]) == ([str(tmp_path / "face.png")], 49)
+    assert GenerationRequest(**settings).validated(HUMO_1_7B).settings() == first.settings()
+
+
+def test_settings_describe_arrays_and_tables():
+    table = GuidanceTable((GuidanceRow({"TIA": 2.0, "TA": -1.0}, above=500.0), GuidanceRow({"TIA": 1.0})))
+    settings = request(image=[PORTRAIT, Image.fromarray(PORTRAIT)], audio=speech(RATE), guidance=table).validated(NANO)
+    settings = json.loads(json.dumps(settings.settings()))
+    assert settings["image"] == ["<image of 30x20>"] * 2
+    assert settings["audio"] == "<samples (16000,) at 16000 Hz>"
+    assert settings["guidance"][0] == {"above": 500.0, "weights": {"TIA": 2.0, "TA": -1.0}}
+
+
+def test_a_step_reports_progress_and_lets_the_callback_change_the_latents(capsys):
+    assert request().validated(NANO).step_observer(None) is None
+    seen = []
+    observed = request(
+        num_inference_steps=2,
+        progress=lambda done, total: seen.append((done, total)),
+        callback_on_step_end=lambda pipe, step, timestep, values: (
+            seen.append((pipe, step, timestep)) or ({"latents": values["latents"] + 1} if step else None)
+        ),
+    ).validated(NANO)
+    on_step = observed.step_observer("pipe")
+    assert on_step(0, 999, torch.zeros(1)).item() == 0
+    assert on_step(1, 500, torch.zeros(1)).item() == 1
+    assert seen == [("pipe", 0, 999), (1, 2), ("pipe", 1, 500), (2, 2)]
+    bar = request(num_inference_steps=2, progress=True).validated(NANO).step_observer(None)
+    bar(0, 999, torch.zeros(1))
+    bar(1, 500, torch.zeros(1))
+    assert "2/2" in capsys.readouterr().err
