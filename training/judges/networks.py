@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-JUDGE_NAMES = ("mouth", "identity", "attributes", "sync")
 METADATA_KEY = "judges"
 HEAT_STRIDE = 4
 MOUTH_CROP = 48
@@ -147,7 +146,7 @@ class SyncJudge(nn.Module):
 
 
 class Judges(nn.Module):
-    """Several judges that learn together without sharing a weight; names as in ``JUDGE_NAMES``."""
+    """Several judges that learn together without sharing a weight; names as in ``config.JUDGE_NAMES``."""
 
     def __init__(self, names: tuple[str, ...], attribute_sizes: dict[str, int], width: int = 32) -> None:
         super().__init__()

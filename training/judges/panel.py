@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from training.evaluation.metrics import sync_distances
-from training.judges.networks import JUDGE_NAMES, METADATA_KEY, SYNC_FRAMES, Judges
+from training.judges.config import JUDGE_NAMES
+from training.judges.networks import METADATA_KEY, SYNC_FRAMES, Judges
 from training.judges.windows import crop_windows, log_mel, mel_windows, smooth_centres
 
 IMAGES_AT_ONCE = 1024

@@ -18,23 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.judges.config import PoolConfig
 from training.judges.networks import HEAT_STRIDE
 from training.judges.windows import log_mel, smooth_centres
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolConfig:
-    """Which renders: the first ``clips`` of the training split's set ``seed``, speaking ``utterances`` utterances."""
-
-    seed: int = 7001
-    clips: int = 1024
-    utterances: int = 1024
-    height: int = 128
-    width: int = 128
-    num_frames: int = 97
-    chunk: int = 64
 
 
 @dataclass(frozen=True, kw_only=True)

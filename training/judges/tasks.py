@@ -7,29 +7,16 @@ little more than the largest alone. Knows nothing of steps, optimisers or checkp
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from training.judges.config import JudgesConfig
 from training.judges.lessons import AttributeLesson, Batch, IdentityLesson, Lesson, MouthLesson, SyncLesson
-from training.judges.networks import JUDGE_NAMES, METADATA_KEY, Judges
-from training.judges.pool import Pool, PoolConfig, rendered_pool
+from training.judges.networks import METADATA_KEY, Judges
+from training.judges.pool import Pool, rendered_pool
 from training.task import Moment
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgesConfig:
-    """Which judges learn, how wide they are, and how much each sees per step."""
-
-    judges: tuple[str, ...] = JUDGE_NAMES
-    width: int = 32
-    mouth_images: int = 192
-    clips: int = 64
-    frames: int = 3
-    windows: int = 8
-    pool: PoolConfig = field(default_factory=PoolConfig)
 
 
 class JudgesTask:

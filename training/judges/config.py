@@ -1,0 +1,33 @@
+"""Settings of the judges' training run. Knows names and sizes only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+JUDGE_NAMES = ("mouth", "identity", "attributes", "sync")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """Which renders: the first ``clips`` of the training split's set ``seed``, speaking ``utterances`` utterances."""
+
+    seed: int = 7001
+    clips: int = 1024
+    utterances: int = 1024
+    height: int = 128
+    width: int = 128
+    num_frames: int = 97
+    chunk: int = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgesConfig:
+    """Which judges learn, how wide they are, and how much each sees per step."""
+
+    judges: tuple[str, ...] = JUDGE_NAMES
+    width: int = 32
+    mouth_images: int = 192
+    clips: int = 64
+    frames: int = 3
+    windows: int = 8
+    pool: PoolConfig = field(default_factory=PoolConfig)
