@@ -51,6 +51,12 @@ def select(path_or_preset: str | Path, weights: str | Path | None = None) -> Sel
     return _checked(preset(name), NANO_ASSETS)
 
 
+def configuration(path_or_preset: str | Path, weights: str | Path | None = None) -> ModelConfig:
+    """The configuration alone: a preset's is known without its weights, a folder's is read. Errors as ``select``."""
+    name = str(path_or_preset)
+    return PRESETS[name] if name in PRESETS else select(name, weights).config
+
+
 def shape_of_dit(tensors: Mapping[str, StoredTensor]) -> dict[str, int]:
     """The sizes that tell DiTs apart, read from names and shapes; empty when it is no DiT of this family."""
     named = {target: tensor for name, tensor in tensors.items() if (target := dit_name(name))}

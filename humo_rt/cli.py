@@ -1,0 +1,265 @@
+"""The command ``humo-rt``: one command, one call into the library each.
+
+Knows options only. Exit codes: 0 done, 1 something is missing or a case failed, 2 bad input, 130 stopped by Ctrl-C.
+Imports nothing heavy before a command runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from humo_rt.config import PRESETS
+from humo_rt.terminal import FAILED, TERMINATED, console, errors_in_one_line, say
+
+if TYPE_CHECKING:
+    from humo_rt.pipeline import Pipeline
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Text, reference images and audio in, a video of a person speaking out.",
+)
+
+PresetName = Annotated[str | None, typer.Option("--preset", help=f"Model: {', '.join(PRESETS)} (default: nano).")]
+Weights = Annotated[
+    str | None, typer.Option(help="Folder, file or Hugging Face repository with the weights, or 'random'.")
+]
+Device = Annotated[str | None, typer.Option(help="cuda, cuda:1 or cpu (default: the first GPU, else the CPU).")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Option(help="What the video shows.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(metavar="<path>", help="Reference image; repeat for several.")
+    ] = None,
+    audio: Annotated[Path | None, typer.Option(help="Speech or other sound, any format ffmpeg reads.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="MP4 to write (default: out.mp4); with --cases a folder.")
+    ] = None,
+    preset: PresetName = None,
+    weights: Weights = None,
+    height: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels, a multiple of 16.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="4n+1 at 25 fps (default: the length of the audio).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same video (default: a new one).")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Guidance formula: humo-1.7b, humo-17b, paper, none.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="Weight of the text.")] = None,
+    audio_guidance_scale: Annotated[float | None, typer.Option(help="Weight of the audio.")] = None,
+    image_guidance_scale: Annotated[float | None, typer.Option(help="Weight of the reference images.")] = None,
+    guidance_switch: Annotated[float | None, typer.Option(help="Timestep 0..1000 at which guidance changes.")] = None,
+    flow_shift: Annotated[float | None, typer.Option(help="Shift of the noise schedule.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What the video must not show.")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")] = None,
+    cases: Annotated[Path | None, typer.Option(help="JSON file of many cases, generated into the folder -o.")] = None,
+    contact_sheet: Annotated[Path | None, typer.Option(help="Also write a PNG of frames and sound.")] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Generate a video, or one per case of a JSON file."""
+    given = {
+        "height": height,
+        "width": width,
+        "num_frames": num_frames,
+        "num_inference_steps": steps,
+        "seed": seed,
+        "guidance": guidance,
+        "guidance_scale": guidance_scale,
+        "audio_guidance_scale": audio_guidance_scale,
+        "image_guidance_scale": image_guidance_scale,
+        "guidance_switch_timestep": guidance_switch,
+        "flow_shift": flow_shift,
+        "negative_prompt": negative_prompt,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype}
+    with errors_in_one_line(traceback):
+        if cases is None:
+            conditions = {"prompt": prompt, "image": image or None, "audio": audio}
+            _generate_one(conditions, options, model, output or Path("out.mp4"), contact_sheet)
+        else:
+            alone = {"--prompt": prompt, "--image": image, "--audio": audio, "--contact-sheet": contact_sheet}
+            for name, value in alone.items():
+                if value:
+                    raise ValueError(f"{name} cannot be combined with --cases: put it into the file, or leave it out")
+            _generate_cases(cases, options, model, output or Path("out"))
+
+
+@app.command()
+def doctor(
+    path: Annotated[Path | None, typer.Argument(help="Folder with weights (default: only the machine).")] = None,
+    preset: PresetName = None,
+    height: Annotated[int | None, typer.Option(help="Estimate the memory for this size.")] = None,
+    width: Annotated[int | None, typer.Option(help="Estimate the memory for this size.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Estimate the memory for this length.")] = None,
+    device: Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Say what a folder holds and lacks, what memory it needs, and what this machine offers."""
+    with errors_in_one_line(traceback):
+        from humo_rt import doctor as report
+
+        size = {"height": height, "width": width, "num_frames": num_frames}
+        findings = report.examine(path, preset_name=preset, device=device, **size)
+        if as_json:
+            typer.echo(report.to_json(findings))
+        else:
+            report.show(findings, console(sys.stdout))
+        if not findings.ok:
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def presets() -> None:
+    """List the models and their default settings."""
+    from rich.table import Table
+
+    from humo_rt.weights.hub import is_published
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("preset", "size", "frames", "steps", "guidance", "text, audio, image scale", "weights"):
+        table.add_column(heading)
+    for name, config in PRESETS.items():
+        scales = (config.guidance_scale, config.audio_guidance_scale, config.image_guidance_scale)
+        table.add_row(
+            name,
+            f"{config.width}x{config.height}",
+            str(config.num_frames),
+            str(config.num_inference_steps),
+            config.guidance,
+            ", ".join("-" if scale is None else f"{scale:g}" for scale in scales),
+            "downloaded, or --weights" if is_published(name) else "in the package",
+        )
+    console(sys.stdout).print(table)
+
+
+@app.command()
+def version() -> None:
+    """Print the versions of humo-rt, torch and Python."""
+    import platform
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    for package in ("humo-rt", "torch"):
+        try:
+            typer.echo(f"{package} {installed(package)}")
+        except PackageNotFoundError:
+            typer.echo(f"{package} is not installed as a package")
+    typer.echo(f"python {platform.python_version()}")
+
+
+def main() -> None:
+    """Entry point of the ``humo-rt`` command."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # A job scheduler's kill leaves through the context managers too, so that no temporary file stays behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    app()
+
+
+def load_pipeline(*, preset: str | None, weights: str | None, device: str | None, dtype: str | None) -> Pipeline:
+    """The pipeline that ``--preset``, ``--weights``, ``--device`` and ``--dtype`` ask for."""
+    from humo_rt.pipeline import Pipeline
+
+    source, weights = _source(preset, weights)
+    return Pipeline.from_pretrained(source, weights=weights, device=device, dtype=_dtype(dtype))
+
+
+def _source(preset: str | None, weights: str | None) -> tuple[str, str | None]:
+    """``--weights`` alone names a model by what the folder holds; without either, and for random ones, it is nano."""
+    if preset is None and weights not in (None, "random"):
+        return weights, None
+    return preset or "nano", weights
+
+
+def _dtype(name: str | None) -> Any:
+    if name is None:
+        return None
+    import torch
+
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if name not in known:
+        raise ValueError(f"unknown dtype {name!r}: choose one of {', '.join(known)}")
+    return known[name]
+
+
+def _generate_one(
+    conditions: dict[str, Any], options: dict[str, Any], model: dict[str, Any], output: Path, sheet: Path | None
+) -> None:
+    from humo_rt.terminal import GenerationProgress
+
+    if conditions["prompt"] is None:
+        raise ValueError("--prompt is missing: say what the video shows, or give --cases")
+    if sheet is not None:
+        _check_folder(sheet.parent)
+    options = _checked_before_loading(conditions, options, model, output)
+    with GenerationProgress() as progress:
+        pipeline = load_pipeline(**model)
+        progress.begin()
+        result = pipeline.generate(**conditions, **options, output=output, progress=progress.report)
+    height, width = result.frames.shape[1:3]
+    typer.echo(
+        f"{output}: {len(result.frames)} frames of {width}x{height} at {result.fps} fps, "
+        f"seed {result.seed}, {result.timings['total']:.1f} s"
+    )
+    if sheet is not None:
+        from humo_rt.contact_sheet import contact_sheet, save_contact_sheet
+
+        picture = contact_sheet(result.frames, result.audio, result.sample_rate, result.fps)
+        typer.echo(f"{save_contact_sheet(picture, sheet)}: contact sheet")
+
+
+def _checked_before_loading(
+    conditions: dict[str, Any], options: dict[str, Any], model: dict[str, Any], output: Path
+) -> dict[str, Any]:
+    """Refuse a bad request before the minutes that loading may take; returns the options with the length settled."""
+    from humo_rt.request import GenerationRequest
+    from humo_rt.weights.resolve import configuration
+
+    _dtype(model["dtype"])
+    config = configuration(*_source(model["preset"], model["weights"]))
+    request = GenerationRequest(**conditions, **options, output=output).validated(config)
+    return options | {"num_frames": request.num_frames}
+
+
+def _generate_cases(path: Path, options: dict[str, Any], model: dict[str, Any], folder: Path) -> None:
+    from humo_rt.batch import Case, read_cases, run_cases
+    from humo_rt.terminal import GenerationProgress, show_outcomes
+
+    cases = read_cases(path)
+    if not folder.exists():
+        _check_folder(folder.parent)
+        folder.mkdir()
+    _check_folder(folder)
+    outcomes = []
+    with GenerationProgress() as progress:
+        pipeline = load_pipeline(**model)
+
+        def announce(case: Case) -> None:
+            progress.begin(f"{case.name} ({len(outcomes) + 1} of {len(cases)}) ")
+
+        for outcome in run_cases(pipeline, cases, folder, options | {"progress": progress.report}, on_start=announce):
+            outcomes.append(outcome)
+            if outcome.error:
+                say(f"{outcome.name}: {outcome.error}", style="red")
+    show_outcomes(outcomes)
+    if any(outcome.error for outcome in outcomes):
+        raise typer.Exit(FAILED)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"output folder {str(folder)!r} does not exist: create it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"output folder {str(folder)!r} is not writable: choose another one")
