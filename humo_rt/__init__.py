@@ -1,1 +1,53 @@
-"""HuMo as a runtime: text, reference images and audio in, a video of a person speaking out."""
+"""HuMo as a runtime: text, reference images and audio in, a video of a person speaking out.
+
+    import humo_rt
+    result = humo_rt.generate("A woman is talking.", image="face.png", audio="speech.wav", output="out.mp4")
+
+Importing this package loads none of its parts: each is imported when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from humo_rt.config import PRESETS
+    from humo_rt.pipeline import Pipeline, generate
+    from humo_rt.request import GenerateOptions, GenerationRequest
+    from humo_rt.result import GenerationResult
+    from humo_rt.sampling.guidance import GuidanceRow, GuidanceTable
+
+_HOMES = {
+    "PRESETS": "humo_rt.config",
+    "generate": "humo_rt.pipeline",
+    "Pipeline": "humo_rt.pipeline",
+    "GenerateOptions": "humo_rt.request",
+    "GenerationRequest": "humo_rt.request",
+    "GenerationResult": "humo_rt.result",
+    "GuidanceRow": "humo_rt.sampling.guidance",
+    "GuidanceTable": "humo_rt.sampling.guidance",
+}
+
+__all__ = [
+    "PRESETS",
+    "GenerateOptions",
+    "GenerationRequest",
+    "GenerationResult",
+    "GuidanceRow",
+    "GuidanceTable",
+    "Pipeline",
+    "generate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'humo_rt' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from humo_rt.config import MASK_CHANNELS
+from humo_rt.conditions.audio import append_reference_frames
+from humo_rt.conditions.image import assemble_condition
 from humo_rt.model.dit import Context, HumoDiT
 
 
@@ -72,11 +72,10 @@ class GuidedModel:
         texts = [*conditions.text_embeds, conditions.negative_embeds]
         config = self.model.config
         null = torch.zeros(1, frames, config.audio_window, config.audio_bands, config.audio_dim, device=self.device)
-        if conditions.audio is None:
-            audios = null
-        else:
-            padded = F.pad(conditions.audio.float(), (0, 0, 0, 0, 0, 0, 0, conditions.num_slots))
-            audios = torch.cat([padded, null])
+        audios = null
+        if conditions.audio is not None:
+            heard = append_reference_frames(conditions.audio.to(null), conditions.num_slots)
+            audios = torch.cat([heard, null])
         return self.model.project_context([text.to(self.device) for text in texts], audios)
 
     def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
@@ -121,16 +120,13 @@ class GuidedModel:
         return torch.cat([x_NCTHW[:, :, :-slots], references.to(x_NCTHW)], dim=2)
 
     def _channel_condition(self, with_image: bool) -> Tensor:
-        """Mask (1 on the slots, image or not), then grey latents with the references, if any, in the slots."""
         if with_image not in self._channel_conditions:
-            videos, _, frames, height, width = self.shape
-            slots = self.conditions.num_slots
-            grey = self.conditions.grey_latents
-            assert grey is not None, "models with channel injection need grey latents"
-            mask = torch.zeros(videos, MASK_CHANNELS, frames, height, width, device=self.device)
-            mask[:, :, frames - slots :] = 1
-            latents = grey[:, :frames].to(mask).expand(videos, -1, -1, -1, -1).clone()
+            conditions, slots = self.conditions, self.conditions.num_slots
+            assert conditions.grey_latents is not None, "models with channel injection need grey latents"
+            grey, frames = conditions.grey_latents.to(self.device), self.shape[2] - slots
             if with_image:
-                latents[:, :, frames - slots :] = self.conditions.reference_latents
-            self._channel_conditions[with_image] = torch.cat([mask, latents], dim=1)
+                each = [assemble_condition(grey, frames, references) for references in conditions.reference_latents]
+            else:
+                each = [assemble_condition(grey, frames, num_references=slots)] * conditions.num_videos
+            self._channel_conditions[with_image] = torch.stack(each)
         return self._channel_conditions[with_image]

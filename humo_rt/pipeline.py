@@ -1,0 +1,240 @@
+"""From a request to a video: conditions, guidance table, denoise loop, decode, MP4.
+
+Calls the parts in order and hands tensors on; the arithmetic lives in the parts.
+Shape legend: N=1 videos, C 16 latent channels, T latent frames, R reference slots at the end, F video frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from humo_rt.conditions.audio import AudioConditioner, window_audio
+from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
+from humo_rt.conditions.text import TextConditioner
+from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from humo_rt.media import Sound, VideoWriter, read_audio, read_image, read_sound
+from humo_rt.request import GenerateOptions, GenerationRequest
+from humo_rt.result import GenerationResult
+from humo_rt.runtime.clock import StageClock
+from humo_rt.sampling.branches import Conditions
+from humo_rt.sampling.denoise import denoise
+from humo_rt.sampling.guidance import guidance_table
+from humo_rt.sampling.schedule import make_scheduler
+from humo_rt.weights.components import Components, load_components
+
+
+class Pipeline:
+    """A loaded model. Build it once with ``from_pretrained``, call ``generate`` as often as you like."""
+
+    def __init__(self, components: Components) -> None:
+        self.config = components.config
+        self.dit = components.dit
+        self.vae = components.vae
+        self.shipped_grey = components.zero_vae
+        self.device = next(self.dit.parameters()).device
+        self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
+        self.audio = AudioConditioner(components.audio_encoder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_preset: str | Path = "nano",
+        *,
+        weights: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Pipeline:
+        """Load a preset's weights.
+
+        Args:
+            path_or_preset: a preset name, or a folder with published weights (the preset follows from what it holds).
+            weights: where the preset's weights are: a folder, a Hugging Face repository, ``"random"`` for seeded
+                random weights, or None for the preset's own.
+            device: default: the first GPU, otherwise the CPU.
+            dtype: of the matrix products; default bfloat16 on a GPU, float32 on the CPU.
+
+        Raises:
+            ValueError: unknown preset, or a folder that lacks a part or holds a wrong one.
+            RuntimeError: too little memory.
+        """
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        return cls(load_components(path_or_preset, weights=weights, device=device, dtype=dtype))
+
+    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> GenerationResult:
+        """Generate a video; see ``GenerateOptions`` for every argument, its unit and its default.
+
+        Raises:
+            ValueError: an argument that cannot work, named with its rule and the fix. Nothing is written then.
+            RuntimeError: the machine fell short (codec, memory), or the result is not finite.
+        """
+        request = GenerationRequest(prompt=prompt, **options).validated(self.config)
+        clock = StageClock(self.device)
+        sound = _read_sound(request, clock)
+        frames = np.empty((request.num_frames, request.height, request.width, 3), dtype=np.uint8)
+        position = 0
+        with ExitStack() as stack:
+            writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
+            for block in self._frame_blocks(request, sound, clock):
+                frames[position : position + len(block)] = block
+                position += len(block)
+                if writer is not None:
+                    with clock.stage("encode"):
+                        writer.write(block)
+            with clock.stage("encode"):
+                stack.close()
+        return GenerationResult(
+            frames=frames,
+            fps=FPS,
+            seed=request.seed,
+            timings=clock.timings(),
+            settings=self.settings(request),
+            output=request.output,
+            **_as_long_as_the_video(sound, request.num_frames),
+        )
+
+    def generate_stream(self, prompt: str, **options: Unpack[GenerateOptions]) -> Iterator[np.ndarray]:
+        """Yield blocks (f, H, W, 3) uint8 as they are decoded; an ``output`` is written along the way."""
+        request = GenerationRequest(prompt=prompt, **options).validated(self.config)
+        clock = StageClock(self.device)
+        sound = _read_sound(request, clock)
+        with ExitStack() as stack:
+            writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
+            for block in self._frame_blocks(request, sound, clock):
+                if writer is not None:
+                    writer.write(block)
+                yield block
+
+    def settings(self, request: GenerationRequest) -> dict[str, Any]:
+        """Every setting that decides the video, JSON-ready."""
+        return {"model": self.config.name, "dtype": str(self.dit.blocks[0].ffn[0].weight.dtype), **request.settings()}
+
+    def _frame_blocks(self, request: GenerationRequest, sound: Sound | None, clock: StageClock) -> Iterator[np.ndarray]:
+        conditions = self._encode_conditions(request, sound, clock)
+        with clock.stage("denoise"):
+            latents = self._denoise(request, conditions)
+        for block_CFHW in self._decode(latents, clock):
+            yield block_CFHW.permute(1, 2, 3, 0).cpu().numpy()
+
+    def _encode_conditions(self, request: GenerationRequest, sound: Sound | None, clock: StageClock) -> Conditions:
+        with clock.stage("text"):
+            positive, negative = self.text.encode([request.prompt, request.negative_prompt])
+        latent_frames = (request.num_frames - 1) // TEMPORAL_STRIDE + 1
+        audio = references = grey = None
+        if sound is not None:
+            with clock.stage("audio"):
+                audio = window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]
+        with clock.stage("image"):
+            if request.images:
+                fitted = [fit_on_white(read_image(image), request.width, request.height) for image in request.images]
+                references = encode_references(self.vae, fitted)[None]
+            if self.config.dit.image_injection == "channels":
+                slots = max(1, len(request.images))
+                size = (request.height // SPATIAL_STRIDE, request.width // SPATIAL_STRIDE)
+                grey = grey_latents(self.vae, latent_frames + slots, *size, self.shipped_grey)
+        return Conditions(
+            text_embeds=[positive],
+            negative_embeds=negative,
+            audio=audio,
+            reference_latents=references,
+            grey_latents=grey,
+        )
+
+    def _denoise(self, request: GenerationRequest, conditions: Conditions) -> Tensor:
+        """Denoised video latents (1, 16, T - R, H/8, W/8); RuntimeError if they are not finite."""
+        scheduler = make_scheduler(
+            request.num_inference_steps, request.flow_shift, sampler=request.sampler, device=self.device
+        )
+        table = guidance_table(self.config, conditions.mode, request.guidance, **request.guidance_options())
+        latents = denoise(
+            self.dit,
+            conditions,
+            self._noise(request, conditions.num_slots),
+            guidance=table,
+            scheduler=scheduler,
+            branch_batch_size=request.branch_batch_size,
+            on_step=request.step_observer(self),
+        )
+        if not torch.isfinite(latents).all():
+            raise RuntimeError("the denoised latents are not finite: check the weights, or generate with dtype=float32")
+        return latents
+
+    def _noise(self, request: GenerationRequest, slots: int) -> Tensor:
+        """Float32 noise over all latent frames, the reference slots included, from the request's generator or seed.
+
+        Drawn on the pipeline's device as the release does, so one seed gives other videos on other kinds of device.
+        """
+        latent_frames = (request.num_frames - 1) // TEMPORAL_STRIDE + 1 + slots
+        shape = (1, LATENT_CHANNELS, latent_frames, request.height // SPATIAL_STRIDE, request.width // SPATIAL_STRIDE)
+        generator = request.generator or torch.Generator(self.device).manual_seed(request.seed)
+        return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(self.device)
+
+    def _decode(self, latents: Tensor, clock: StageClock) -> Iterator[Tensor]:
+        """Blocks (3, f, H, W) uint8."""
+        blocks = self.vae.decode_chunks(latents)
+        while True:
+            with clock.stage("decode"):
+                block = next(blocks, None)
+                if block is None:
+                    return
+                frames = block[0].add(1.0).mul(127.5).round().to(torch.uint8)
+            yield frames
+
+    def _open_writer(self, request: GenerationRequest, sound: Sound | None) -> VideoWriter:
+        track = {} if sound is None else {"audio": sound.samples_SC, "sample_rate": sound.sample_rate}
+        return VideoWriter(
+            request.output,
+            fps=FPS,
+            width=request.width,
+            height=request.height,
+            metadata=self.settings(request),
+            **track,
+        )
+
+
+def generate(
+    prompt: str,
+    *,
+    preset: str | Path = "nano",
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Unpack[GenerateOptions],
+) -> GenerationResult:
+    """Generate one video; ``Pipeline.from_pretrained`` explains the arguments before ``options``.
+
+    The pipeline stays loaded for the next call with the same four arguments.
+    """
+    return _loaded(preset, weights, device, dtype).generate(prompt, **options)
+
+
+@lru_cache(maxsize=1)
+def _loaded(*args: Any) -> Pipeline:
+    preset, weights, device, dtype = args
+    return Pipeline.from_pretrained(preset, weights=weights, device=device, dtype=dtype)
+
+
+def _read_sound(request: GenerationRequest, clock: StageClock) -> Sound | None:
+    """The sound at its own rate and channels: what the video carries. The model hears 16 kHz mono of it."""
+    if request.audio is None:
+        return None
+    with clock.stage("audio"):
+        return read_sound(request.audio)
+
+
+def _as_long_as_the_video(sound: Sound | None, num_frames: int) -> dict[str, Any]:
+    """Result fields: the sound cut or padded with silence; the video itself is never cut."""
+    if sound is None:
+        return {"audio": None, "sample_rate": SAMPLE_RATE}
+    length = round(num_frames / FPS * sound.sample_rate)
+    samples_SC = sound.samples_SC[:length]
+    padded_SC = np.pad(samples_SC, ((0, length - len(samples_SC)), (0, 0)))
+    return {"audio": padded_SC, "sample_rate": sound.sample_rate}

@@ -1,0 +1,43 @@
+"""What a generation returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationResult:
+    """A finished video with everything needed to make it again.
+
+    frames: (F, H, W, 3) uint8 RGB. audio: (S, channels) float32 at ``sample_rate``, the
+    sound as given, cut or padded with silence to the length of the video; or None.
+    timings: seconds per stage. settings: every resolved argument, JSON-ready. output: the file written, if any.
+    """
+
+    frames: np.ndarray
+    audio: np.ndarray | None
+    sample_rate: int
+    fps: int
+    seed: int
+    timings: dict[str, float]
+    settings: dict[str, Any]
+    output: Path | None = None
+
+    @property
+    def duration(self) -> float:
+        """Length of the video in seconds."""
+        return len(self.frames) / self.fps
+
+    def save(self, path: str | Path) -> Path:
+        """Write the video, with its sound and settings, as an MP4."""
+        from humo_rt.media import VideoWriter
+
+        height, width = self.frames.shape[1:3]
+        sound = {} if self.audio is None else {"audio": self.audio, "sample_rate": self.sample_rate}
+        with VideoWriter(path, fps=self.fps, width=width, height=height, metadata=self.settings, **sound) as writer:
+            writer.write(self.frames)
+        return Path(path)

@@ -1,0 +1,1 @@
+"""How a generation runs, never what it computes."""

@@ -1,0 +1,38 @@
+"""Wall-clock time of each stage of a generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class StageClock:
+    """Seconds spent per named stage; a stage entered several times adds up.
+
+    On a GPU every stage begins and ends with a synchronisation, so that its time is its own.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._begin = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        begin = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - begin
+
+    def timings(self) -> dict[str, float]:
+        """Every stage, then ``total``: seconds since the clock was made, time between stages included."""
+        return {**self.seconds, "total": self._now() - self._begin}
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
