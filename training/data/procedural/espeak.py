@@ -86,8 +86,8 @@ class Espeak:
             index += 1
         return 0
 
-    def synthesise(self, text: str, voice: Voice) -> tuple[np.ndarray, list[Phoneme]]:
-        """Speak ``text``: int16 samples ``(S,)`` at ``sample_rate`` and its phonemes, pauses included."""
+    def synthesise(self, text: str, voice: Voice) -> tuple[np.ndarray, list[Phoneme], float]:
+        """Speak ``text``: float32 samples ``(S,)``, phonemes with times in seconds, samples per second."""
         if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
             raise ValueError(f"voice {voice.name!r} is not one of espeak-ng's; use language+variant such as en-us+f3")
         for parameter, value in ((_RATE, voice.speed), (_PITCH, voice.pitch), (_RANGE, voice.range)):
@@ -103,4 +103,4 @@ class Espeak:
         ]
         while phonemes and is_pause(phonemes[-1].symbol):
             phonemes.pop()
-        return samples, phonemes
+        return samples.astype(np.float32) / 32768.0, phonemes, float(self.sample_rate)

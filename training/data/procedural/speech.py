@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 
 from training.data.procedural.espeak import Espeak, Voice
-from training.data.procedural.phonemes import Phoneme, mouth_track
+from training.data.procedural.natural import Natural, Speaker
+from training.data.procedural.phonemes import Phoneme, is_pause, mouth_track
 from training.data.procedural.seeds import stream
 from training.data.procedural.sentences import sentence
 
@@ -62,18 +63,21 @@ def num_samples(num_frames: int) -> int:
     return round(num_frames / FPS * SAMPLE_RATE)
 
 
-def speak(engine: Espeak, seed: int, split: Split, index: int, num_frames: int) -> Utterance:
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """What can speak; ``natural_share`` of the utterances use ``natural``, whose one voice serves training only."""
+
+    espeak: Espeak
+    natural: Natural | None = None
+    natural_share: float = 0.0
+
+
+def speak(engines: Engines, seed: int, split: Split, index: int, num_frames: int) -> Utterance:
     """Compose utterance ``index``: sentences on a time line with a late start, a pause or an early end by its mode."""
     rng = stream("speech", split, seed, index)
     mode = str(rng.choice(MODES, p=MODE_WEIGHTS))
     gender = int(rng.integers(2))
-    name = str(rng.choice(voices(split)[gender]))
-    voice = Voice(
-        name=name,
-        pitch=int(rng.integers(34, 72)),
-        range=int(rng.integers(30, 80)),
-        speed=int(rng.integers(120, 205)),
-    )
+    engine, voice, name = _cast(engines, rng, split, gender)
     effort = float(rng.uniform(0.88, 1.12))
     duration = num_frames / FPS
     cursor = {"whole": -rng.uniform(0.0, 1.5), "late": rng.uniform(0.4, 0.45 * duration)}.get(mode, rng.uniform(0, 0.3))
@@ -86,8 +90,8 @@ def speak(engine: Espeak, seed: int, split: Split, index: int, num_frames: int) 
         text = sentence(rng, split)
         if mode == "early" and len(text.split()) > 2.2 * duration:
             continue
-        samples, spoken = engine.synthesise(text, voice)
-        sound, length = _sound(samples, spoken, engine.sample_rate)
+        samples, spoken, rate = engine.synthesise(text, voice)
+        sound, spoken, length = _sound(samples, spoken, rate)
         if cursor + length > 0:
             _mix(timeline, sound, cursor)
             phonemes += [Phoneme(p.symbol, p.start + cursor, p.end + cursor) for p in spoken]
@@ -105,16 +109,30 @@ def speak(engine: Espeak, seed: int, split: Split, index: int, num_frames: int) 
     )
 
 
-def _sound(samples: np.ndarray, phonemes: list[Phoneme], rate: int) -> tuple[np.ndarray, float]:
-    """Cut the trailing pause, bring to 16 kHz and to a common loudness; also the length in seconds."""
+def _cast(engines: Engines, rng: np.random.Generator, split: Split, gender: int):
+    """Choose who speaks: an engine, its voice and the voice's name."""
+    name = str(rng.choice(voices(split)[gender]))
+    pitch, melody, speed = int(rng.integers(34, 72)), int(rng.integers(30, 80)), int(rng.integers(120, 205))
+    shift = rng.uniform(0.93, 1.14) if gender == WOMAN else rng.uniform(0.70, 0.82)
+    speaker = Speaker(shift=shift, tempo=rng.uniform(0.8, 1.2), seed=int(rng.integers(1 << 31)))
+    if rng.random() < engines.natural_share and split == "train":
+        return engines.natural, speaker, f"natural+{shift:.2f}"
+    return engines.espeak, Voice(name=name, pitch=pitch, range=melody, speed=speed), name
+
+
+def _sound(samples: np.ndarray, phonemes: list[Phoneme], rate: float) -> tuple[np.ndarray, list[Phoneme], float]:
+    """Cut the pauses at both ends, bring to 16 kHz and to a common loudness; also the length in seconds."""
     import soxr
 
-    length = (phonemes[-1].end if phonemes else 0.0) + 0.03
-    sound = soxr.resample(samples[: int(length * rate)].astype(np.float32) / 32768.0, rate, SAMPLE_RATE)
+    spoken = [p for p in phonemes if not is_pause(p.symbol)]
+    start, stop = (max(0.0, spoken[0].start - 0.03), spoken[-1].end + 0.03) if spoken else (0.0, 0.0)
+    phonemes = [Phoneme(p.symbol, max(0.0, p.start - start), p.end - start) for p in phonemes if p.end > start]
+    length = stop - start
+    sound = soxr.resample(samples[int(start * rate) : int(stop * rate)], rate, SAMPLE_RATE)
     level = float(np.sqrt(np.mean(np.square(sound)))) if len(sound) else 0.0
     if level > 1e-4:
         sound = np.clip(sound * (LOUDNESS / level), -0.99, 0.99)
-    return sound, length
+    return sound, phonemes, length
 
 
 def _mix(timeline: np.ndarray, sound: np.ndarray, start_s: float) -> None:
@@ -154,12 +172,16 @@ class SpeechBank:
         seed: int,
         split: Split,
         num_frames: int = 97,
+        natural_share: float = 0.0,
         workers: int | None = None,
         start_method: str = "fork",
     ) -> SpeechBank:
-        """Speak ``num_utterances`` in ``workers`` processes (default: one per core)."""
+        """Speak ``num_utterances`` in ``workers`` processes (default: one per core).
+
+        ``natural_share`` of a training bank is spoken by hibari-tts, which must then be installed.
+        """
         tasks = [
-            (seed, split, start, min(start + BLOCK, num_utterances), num_frames)
+            (seed, split, start, min(start + BLOCK, num_utterances), num_frames, natural_share)
             for start in range(0, num_utterances, BLOCK)
         ]
         workers = min(workers or os.cpu_count() or 1, len(tasks))
@@ -185,9 +207,12 @@ class SpeechBank:
         return np.flatnonzero((self.gender == gender) | (self.mode == "silent"))
 
 
-def _speak_block(seed: int, split: Split, start: int, stop: int, num_frames: int) -> tuple[np.ndarray, ...]:
-    engine = Espeak(seed=seed * 1_000_003 + start + (split == "heldout"))
-    said = [speak(engine, seed, split, index, num_frames) for index in range(start, stop)]
+def _speak_block(
+    seed: int, split: Split, start: int, stop: int, num_frames: int, natural_share: float
+) -> tuple[np.ndarray, ...]:
+    espeak = Espeak(seed=seed * 1_000_003 + start + (split == "heldout"))
+    engines = Engines(espeak=espeak, natural=Natural() if natural_share else None, natural_share=natural_share)
+    said = [speak(engines, seed, split, index, num_frames) for index in range(start, stop)]
     return (
         np.stack([(u.samples * 32767.0).round().astype(np.int16) for u in said]),
         np.stack([u.mouth.astype(np.float16) for u in said]),
