@@ -12,7 +12,6 @@ Knows tensors and files; nothing of losses or data.
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import warnings
@@ -27,6 +26,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 
+from humo_rt.weights.readers import read_checkpoint
 from training.ema import EMA
 from training.parallel import World
 
@@ -84,7 +84,7 @@ def save(root: Path, run: RunState, world: World, *, state: dict[str, Any], keep
         if final.exists():  # whoever wrote it died before `latest` could name it
             assert latest(root) != final, f"{final} is the latest checkpoint already"
             shutil.rmtree(final)
-        os.replace(partial, final)
+        partial.replace(final)
         _point_latest(root, final.name)
         for old in _complete(root)[:-keep]:
             shutil.rmtree(old)
@@ -145,18 +145,14 @@ def find_weights(path: Path) -> Path:
     for candidate in (path / WEIGHTS_FILE, (latest(path) or path) / WEIGHTS_FILE):
         if candidate.is_file():
             return candidate
-    raise ValueError(f"no weights at {path}: give a run folder, a checkpoint folder or a .safetensors or .pth file")
+    raise ValueError(
+        f"no weights at {path}: give a run folder, a checkpoint folder or a file (.safetensors, .pth, .index.json)"
+    )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A flat name -> tensor dict from ``.safetensors``, ``.pth`` or ``.pt`` (no pickled code), mapped into memory."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    if path.suffix in (".pth", ".pt"):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    raise ValueError(f"cannot read weights from {path}: give a .safetensors, .pth or .pt file")
+    """A flat name -> tensor dict from any checkpoint file that humo_rt reads (no pickled code)."""
+    return {name: tensor.read() for name, tensor in read_checkpoint(path).items()}
 
 
 @contextmanager
@@ -170,7 +166,7 @@ def _alone_is_fine() -> Iterator[None]:
 def _point_latest(root: Path, name: str) -> None:
     partial = root / ".latest-partial"
     partial.write_text(name + "\n")
-    os.replace(partial, root / "latest")
+    partial.replace(root / "latest")
 
 
 def _complete(root: Path) -> list[Path]:

@@ -78,7 +78,7 @@ class TrainerConfig:
 class Recipe:
     """A complete run: what is trained (``task``, a task's configuration), how, and the name of the file that ships.
 
-    ``task_class`` is ``"module:Class"`` so that listing recipes imports no task; the class takes (task, seed).
+    ``task_class`` is ``"module:Class"``; the class is called with ``task``.
     ``starts_from`` names the recipe whose result ``--init`` expects, for the reader and for error messages.
     """
 

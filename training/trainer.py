@@ -11,18 +11,14 @@ the two shares spent, refreshed at log steps), so its continuation is equivalent
 from __future__ import annotations
 
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from training import checkpoint, optimise, parallel
+from training.clock import Clock
 from training.config import TrainerConfig
 from training.ema import EMA
 from training.logbook import Logbook
@@ -61,7 +57,8 @@ class Trainer:
     ) -> None:
         self.task, self.config, self.out, self.world, self.artifact = task, config, out, world, artifact
         self.step = 0
-        self.seconds_before = 0.0
+        self.clock = Clock(config.max_seconds, world)
+        self._seconds_before = 0.0
         found = checkpoint.latest(out)
         if found is not None and not resume:
             raise ValueError(f"{out} already holds a run: add --resume to continue it, or choose another --out")
@@ -77,20 +74,18 @@ class Trainer:
         self.run_state = checkpoint.RunState(model=self.model, ema=self.ema, optimiser=self.optimiser)
         if found is not None:
             state = checkpoint.load(found, self.run_state, world)
-            self.step, self.seconds_before = state["step"], state["seconds"]
+            self.step, self._seconds_before = state["step"], state["seconds"]
             logger.info("resumed at step %d from %s", self.step, found)
         self._saved_step = self.step if found is not None else None
-        self._progress_by_time = 0.0
-        self._stop_wanted = self._stopping = False
         self._totals = Totals(world)
 
     def run(self) -> None:
         """Train until the end of the run (or a stop signal), leave a checkpoint and write the exported file."""
         logbook = Logbook(self.out) if self.world.is_main else None
-        self._started = self._last_log = time.monotonic()
-        self._last_log_step = self.step
-        self._refresh_clock()
-        with self._stopping_on_signals():
+        self.clock.start(self._seconds_before)
+        self._last_log, self._last_log_step = time.monotonic(), self.step
+        self.clock.agree()
+        with self.clock.heeding_signals():
             while not self._finished():
                 self.train_step()
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
@@ -104,7 +99,7 @@ class Trainer:
         if self._saved_step != self.step:
             self._totals.check(self.step)
             self.save()
-        if not self._stopping:
+        if not self.stopped:
             self.export()
         if logbook is not None:
             logbook.close()
@@ -135,13 +130,18 @@ class Trainer:
         return Moment(seed=self.config.seed, step=self.step, index=index, progress=self.progress)
 
     @property
+    def stopped(self) -> bool:
+        """Whether a signal ended the run before its end."""
+        return self.clock.stopping
+
+    @property
     def progress(self) -> float:
-        return min(1.0, max(self.step / self.config.steps, self._progress_by_time))
+        return min(1.0, max(self.step / self.config.steps, self.clock.share))
 
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
         self._totals.check(self.step)
-        state = {"step": self.step, "seconds": self._seconds(), "world_size": self.world.size}
+        state = {"step": self.step, "seconds": self.clock.seconds(), "world_size": self.world.size}
         folder = checkpoint.save(self.out, self.run_state, self.world, state=state, keep=self.config.keep_checkpoints)
         self._saved_step = self.step
         return folder
@@ -198,14 +198,14 @@ class Trainer:
             return self.task.loss(self.model, batch, moment)
 
     def _report(self, logbook: Logbook | None) -> None:
-        self._refresh_clock()
+        self.clock.agree()
         norm = self.gradient_norm
         values = self._totals.read(self.step)
         values["gradient_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         now = time.monotonic()
         values["lr"] = self.lr
         values["ms_per_step"] = 1000 * (now - self._last_log) / max(1, self.step - self._last_log_step)
-        values["seconds"] = self._seconds()
+        values["seconds"] = self.clock.seconds()
         self._last_log, self._last_log_step = now, self.step
         if logbook is not None:
             logbook.scalars(self.step, values)
@@ -224,34 +224,4 @@ class Trainer:
         return every is not None and self.step % every == 0
 
     def _finished(self) -> bool:
-        return self.step >= self.config.steps or self._progress_by_time >= 1.0 or self._stopping
-
-    def _seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self._started
-
-    def _refresh_clock(self) -> None:
-        """Agree with the other processes on the time spent and on whether anyone was asked to stop."""
-        limit = self.config.max_seconds
-        shares = [self._seconds() / limit if limit else 0.0, float(self._stop_wanted)]
-        if self.world.size > 1:
-            agreed = torch.tensor(shares, dtype=torch.float64, device=self.world.device)
-            shares = self.world.reduce(agreed, dist.ReduceOp.MAX).tolist()
-        self._progress_by_time, self._stopping = shares[0], bool(shares[1])
-
-    @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run at the next log step with a checkpoint; a second one ends it at once."""
-
-        def ask(number: int, frame: Any) -> None:
-            logger.warning("signal %d: stopping with a checkpoint (again to stop at once)", number)
-            self._stop_wanted = True
-            signal.signal(number, previous[number])
-
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in previous:
-            signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        return self.step >= self.config.steps or self.clock.share >= 1.0 or self.clock.stopping

@@ -27,7 +27,6 @@ def die(*_):
 
 trainer = Trainer(ToyTask(), toy_settings(), Path(sys.argv[1]), join("cpu"))
 trainer.train_step()
-trainer._started = 0.0
 trainer.save()
 trainer.train_step()
 setattr(checkpoint, sys.argv[2], die)
@@ -82,9 +81,9 @@ def test_the_next_stage_starts_from_the_averaged_weights(tmp_path):
 def test_missing_weights_say_what_to_give(tmp_path):
     with pytest.raises(ValueError, match="give a run folder"):
         checkpoint.find_weights(tmp_path / "nothing")
-    foreign = tmp_path / "weights.bin"
+    foreign = tmp_path / "weights.safetensors"
     foreign.write_bytes(b"")
-    with pytest.raises(ValueError, match=".safetensors, .pth or .pt"):
+    with pytest.raises(ValueError, match="empty"):
         checkpoint.read_weights(foreign)
 
 

@@ -17,7 +17,8 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_sigmas_are_logit_normal():
     sigmas = losses.draw_sigmas(200_000, generator())
     logits = torch.logit(sigmas.double())
-    assert logits.mean().abs() < 0.01 and abs(logits.std() - 1.0) < 0.01
+    assert logits.mean().abs() < 0.01
+    assert abs(logits.std() - 1.0) < 0.01
 
 
 def test_shift_moves_sigmas_as_the_sampler_does():
@@ -29,7 +30,8 @@ def test_shift_moves_sigmas_as_the_sampler_does():
 def test_path_ends_at_clean_and_noise():
     clean, noise = torch.randn(2, 4, 3, 2, 2), torch.randn(2, 4, 3, 2, 2)
     mixed = losses.add_noise(clean, noise, torch.tensor([0.0, 1.0]))
-    assert torch.equal(mixed[0], clean[0]) and torch.equal(mixed[1], noise[1])
+    assert torch.equal(mixed[0], clean[0])
+    assert torch.equal(mixed[1], noise[1])
 
 
 def test_velocity_loss_ignores_reference_frames():
@@ -47,7 +49,8 @@ def test_emphasis_weighs_marked_cells():
     marked = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
     plain = losses.velocity_loss(velocity, clean, noise, emphasis_BTHW=marked)
     heavy = losses.velocity_loss(velocity, clean, noise, emphasis_BTHW=marked, emphasis=3.0)
-    assert plain.item() == pytest.approx((1 + 4) / 2) and heavy.item() == pytest.approx((1 + 4 * 4) / 2)
+    assert plain.item() == pytest.approx((1 + 4) / 2)
+    assert heavy.item() == pytest.approx((1 + 4 * 4) / 2)
 
 
 def test_mask_loss_weighs_by_the_inverse_of_the_face_area():

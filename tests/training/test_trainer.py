@@ -83,7 +83,8 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_checkpoint(tmp_path):
 
 def test_time_budget_ends_the_run(tmp_path):
     trainer = run(tmp_path, steps=10**6, max_seconds=0.2, log_every=5, checkpoint_every=10**6)
-    assert trainer.progress == 1.0 and 0 < trainer.step < 10**6
+    assert trainer.progress == 1.0
+    assert 0 < trainer.step < 10**6
     assert (tmp_path / "model.safetensors").is_file()
 
 
@@ -110,7 +111,8 @@ def test_samples_come_from_the_averaged_weights(tmp_path):
 
     trainer = run(tmp_path, task=Watching(), steps=4, sample_every=4)
     average = trainer.ema.state_dict()["head.weight"]
-    assert torch.equal(seen[0], average) and not torch.equal(trainer.model.head.weight, average)
+    assert torch.equal(seen[0], average)
+    assert not torch.equal(trainer.model.head.weight, average)
     assert (tmp_path / "samples" / "grey-00000004.gif").is_file()
 
 

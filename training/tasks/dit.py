@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from humo_rt.conditions.image import assemble_condition, grey_latents
+from humo_rt.config import SPATIAL_STRIDE
 from humo_rt.model.dit import HumoDiT
 from humo_rt.weights.names import dit_name
 from humo_rt.weights.save import save_published
@@ -25,6 +27,7 @@ from training.tasks.choice import ConditionDrop, choose
 from training.tasks.dit_config import DiTTaskConfig
 from training.tasks.encode_pool import encode_pool
 from training.tasks.frozen import Frozen, load_frozen
+from training.tasks.host_pool import HostPool, encode_to_files
 from training.tasks.initial import initial_value
 from training.tasks.pool import Batch, LatentPool
 from training.tasks.preview import Preview, make_preview
@@ -39,7 +42,7 @@ MASK_PREDICTOR = "mask_predictor."
 class DiTTask:
     def __init__(self, config: DiTTaskConfig) -> None:
         self.config = config
-        self.pool: LatentPool | None = None
+        self.pool: LatentPool | HostPool | None = None
         self.preview: Preview | None = None
         self._grey: Tensor | None = None
 
@@ -52,8 +55,8 @@ class DiTTask:
         if config.previews:
             self.preview = make_preview(config, frozen, device)
         if config.model.dit.image_injection == "channels":
-            height, width = self.pool.latents_NCTHW.shape[-2:]
-            self._grey = grey_latents(frozen.vae, config.latent_frames + config.slots, height, width)
+            cells = (config.size.height // SPATIAL_STRIDE, config.size.width // SPATIAL_STRIDE)
+            self._grey = grey_latents(frozen.vae, config.latent_frames + config.slots, *cells)
 
     def build(self, device: torch.device) -> nn.Module:
         with torch.device("meta"):
@@ -137,25 +140,40 @@ class DiTTask:
         return total, scalars
 
     def export(self, state_dict: dict[str, Tensor], path: Path) -> None:
-        """Write the DiT under its published names, in the layout and dtype of the configuration."""
-        dtype = getattr(torch, self.config.export_dtype)
-        target = path if self.config.export_layout == "file" else path.parent
-        save_published({name: value.to(dtype) for name, value in state_dict.items()}, target, self.config.export_layout)
+        """Write the DiT under its published names, in the layout and dtype of the configuration.
+
+        Published layouts have no mask predictor: it goes into a file of its own beside them.
+        """
+        dtype, layout = getattr(torch, self.config.export_dtype), self.config.export_layout
+        tensors = {name: value.to(dtype) for name, value in state_dict.items()}
+        if layout == "file":
+            save_published(tensors, path, layout)
+            return
+        predictor = {name: tensors.pop(name) for name in list(tensors) if name.startswith(MASK_PREDICTOR)}
+        save_published(tensors, path.parent, layout)
+        if predictor:
+            save_published(predictor, path.with_name("mask_predictor.safetensors"), "file")
 
     def samples(self, model: nn.Module, step: int) -> dict[str, Tensor] | None:
         return None if self.preview is None else self.preview.render(model, self.config)
 
-    def _pool(self, frozen: Frozen, device: torch.device, rank: int, world_size: int) -> LatentPool:
+    def _pool(self, frozen: Frozen, device: torch.device, rank: int, world_size: int) -> LatentPool | HostPool:
+        """The encoded clips: read back where ``pool_cache`` holds them, encoded otherwise."""
         config = self.config
         described = {"source": repr(config.source), **asdict(config.size), **asdict(config.encode)}
         identity = f"{described}-{frozen.identity}"
         path = Path(config.pool_cache) if config.pool_cache else None
-        if path and (stored := LatentPool.load(path, identity, device)):
+        if path and config.pool == "device" and (stored := LatentPool.load(path, identity, device)):
             logger.info("%d clips read from %s", len(stored), path)
             return stored
         source = config.source.open("train", None, config.size, device)
-        text_len = config.model.dit.text_len
-        pool = encode_pool(source, frozen, config.encode, text_len=text_len, rank=rank, world_size=world_size)
+        encode = partial(encode_pool, frozen=frozen, config=config.encode, text_len=config.model.dit.text_len)
+        shared = {"rank": rank, "world_size": world_size}
+        if config.pool == "host":
+            return encode_to_files(
+                source, encode, path, identity, device, clips_per_file=config.clips_per_file, **shared
+            )
+        pool = encode(source, **shared)
         if path and rank == 0:
             pool.save(path, identity)
         return pool

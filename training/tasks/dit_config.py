@@ -34,7 +34,8 @@ class DiTTaskConfig:
         anonymous: share of captions that say nothing of the person, so that the reference must.
         timestep_shift: moves noise levels towards noise, as the sampler's flow shift does; 1 leaves them.
         mouth_emphasis: extra weight of latent cells that touch the mouth (ours, not the paper's; 0 is off).
-        pool_cache: file that keeps the encoded pool for the next run, or None.
+        pool: ``device`` keeps all encoded clips on the device; ``host`` maps them from files, ``clips_per_file`` each.
+        pool_cache: file (``host``: folder) that keeps the encoded clips for the next run. ``device`` needs none.
         previews: held-out clips sampled for the log.
     """
 
@@ -55,7 +56,9 @@ class DiTTaskConfig:
     mouth_emphasis: float = 0.0
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     encoder_precision: Literal["float32", "bfloat16"] = "float32"
+    pool: Literal["device", "host"] = "device"
     pool_cache: str | None = None
+    clips_per_file: int = 256
     previews: int = 4
     preview_steps: int = 10
     export_layout: PublishedLayout = "file"
@@ -69,6 +72,9 @@ class DiTTaskConfig:
                 raise ValueError(f"{name} is {frames}: use 4n + 1")
         if self.train_frames is not None and self.train_frames > self.num_frames:
             raise ValueError(f"train_frames {self.train_frames} exceeds num_frames {self.num_frames}: encode more")
+
+        if self.pool == "host" and not self.pool_cache:
+            raise ValueError("pool='host' keeps encoded clips in files: name their folder in pool_cache")
 
     @property
     def latent_frames(self) -> int:

@@ -69,7 +69,7 @@ class LatentPool:
         return sum(getattr(self, field.name).nbytes for field in fields(self))
 
     def gather(self, choice: Choice, *, frames: int, slots: int, with_audio: bool) -> Batch:
-        """The chosen samples with ``slots`` references; latents are causal: their first ``frames`` are a shorter clip."""
+        """The chosen samples with ``slots`` references; the first ``frames`` of causal latents are a shorter clip."""
         choice = choice.to(self.device)
         clip_B, image_B = choice.clip_B, choice.image_B
         audio = self._windows(clip_B, choice.audio_B & self.heard_N[clip_B], frames, slots) if with_audio else None

@@ -1,0 +1,96 @@
+"""A pool too large for the device: encoded clips in files, mapped into memory, moved over batch by batch.
+
+Knows files of encoded clips; each is a ``LatentPool`` on the CPU. Encoding skips the files that are there already, so
+an interrupted encoding goes on where it stopped, and several processes share the work.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from training.clips import Clips, ClipSource
+from training.tasks.choice import Choice
+from training.tasks.pool import Batch, LatentPool
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HostPool:
+    """Several pools on the CPU as one; ``gather`` hands batches to ``device``."""
+
+    shards: tuple[LatentPool, ...]
+    device: torch.device
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards))
+
+    def gather(self, choice: Choice, *, frames: int, slots: int, with_audio: bool) -> Batch:
+        """As ``LatentPool.gather``."""
+        ends = list(itertools.accumulate(map(len, self.shards)))
+        rows = []
+        for row, clip in enumerate(choice.clip_B.tolist()):
+            number = bisect.bisect_right(ends, clip)
+            within = clip - (ends[number - 1] if number else 0)
+            one = {field.name: getattr(choice, field.name)[row : row + 1] for field in fields(choice)}
+            alone = Choice(**{**one, "clip_B": torch.tensor([within])})
+            rows.append(self.shards[number].gather(alone, frames=frames, slots=slots, with_audio=with_audio))
+        columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Batch)}
+        return Batch(
+            **{
+                name: None if values[0] is None else torch.cat(values).to(self.device, non_blocking=True)
+                for name, values in columns.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some clips of a source, as a source."""
+
+    source: ClipSource
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def clips(self, indices: Sequence[int]) -> Clips:
+        return self.source.clips([self.start + index for index in indices])
+
+
+def encode_to_files(
+    source: ClipSource,
+    encode: Callable[[ClipSource], LatentPool],
+    folder: Path,
+    identity: str,
+    device: torch.device,
+    *,
+    clips_per_file: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> HostPool:
+    """Encode ``source`` into files of ``clips_per_file`` clips below ``folder``, those that are missing or outdated.
+
+    ``encode`` turns a source into a pool; ``identity`` says what decides its contents.
+    """
+    starts = list(range(0, len(source), clips_per_file))
+    paths = [folder / f"clips-{start:08d}.safetensors" for start in starts]
+    for start, path in list(zip(starts, paths, strict=True))[rank::world_size]:
+        part = Part(source, start, min(start + clips_per_file, len(source)))
+        if LatentPool.load(path, identity, torch.device("cpu")) is None:
+            encode(part).save(path, identity)
+            logger.info("wrote %s", path)
+    if world_size > 1:
+        dist.barrier()
+    shards = [LatentPool.load(path, identity, torch.device("cpu")) for path in paths]
+    assert all(shard is not None for shard in shards), "a file vanished or another run writes here"
+    return HostPool(tuple(shards), device)
