@@ -1,0 +1,169 @@
+"""From request to MP4, in every mode and both layouts, with toy weights."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from humo_rt import GuidanceRow, GuidanceTable
+from humo_rt.media import read_settings, read_sound, read_video
+from tests.tiny import tiny_pipeline
+
+PROMPT = "A woman is talking to the camera."
+LAYOUTS = ("frames", "channels")
+
+
+@pytest.fixture
+def conditions() -> dict:
+    noise = np.random.default_rng(0)
+    sound = noise.normal(0, 0.1, 6_000).astype(np.float32)
+    images = [noise.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(2)]
+    return {"image": images, "audio": (sound, 16_000)}
+
+
+def chosen(conditions: dict, mode: str) -> dict:
+    letters = {"image": "I", "audio": "A"}
+    return {name: value for name, value in conditions.items() if letters[name] in mode}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mode", ["T", "TI", "TA", "TIA"])
+def test_every_mode_of_both_layouts(layout: str, mode: str, conditions: dict) -> None:
+    result = tiny_pipeline(layout).generate(PROMPT, num_frames=9, seed=3, **chosen(conditions, mode))
+    assert result.frames.shape == (9, 32, 48, 3)
+    assert result.frames.dtype == np.uint8
+    assert result.frames.std() > 0
+    assert (result.audio is not None) == ("A" in mode)
+    assert result.seed == 3
+    assert result.timings["total"] >= result.timings["denoise"] > 0
+    json.dumps(result.settings)
+
+
+def test_conditions_change_the_video(conditions: dict) -> None:
+    pipeline = tiny_pipeline("frames")
+    videos = [
+        pipeline.generate(PROMPT, num_frames=9, seed=3, **chosen(conditions, m)).frames for m in ("T", "TI", "TA")
+    ]
+    assert not np.array_equal(videos[0], videos[1])
+    assert not np.array_equal(videos[0], videos[2])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_seed_gives_the_same_frames_to_the_bit(layout: str, conditions: dict) -> None:
+    pipeline = tiny_pipeline(layout)
+    first, second, other = (
+        pipeline.generate(PROMPT, seed=seed, num_frames=5, **conditions).frames for seed in (7, 7, 8)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+
+
+def test_a_generator_is_a_seed() -> None:
+    pipeline = tiny_pipeline("frames")
+    by_generator = pipeline.generate(PROMPT, num_frames=5, generator=torch.Generator().manual_seed(11))
+    assert by_generator.seed == 11
+    assert np.array_equal(by_generator.frames, pipeline.generate(PROMPT, num_frames=5, seed=11).frames)
+
+
+def test_the_settings_in_the_file_make_the_video_again(tmp_path, conditions: dict) -> None:
+    path = tmp_path / "video.mp4"
+    result = tiny_pipeline("frames").generate(PROMPT, output=path, **conditions)
+    settings = read_settings(path)
+    assert settings["seed"] == result.seed
+    assert settings["guidance_scale"] == 7.5
+    again = tiny_pipeline("frames").generate(PROMPT, seed=settings["seed"], **conditions)
+    assert np.array_equal(again.frames, result.frames)
+
+
+def test_video_and_sound_have_one_length(tmp_path, conditions: dict) -> None:
+    path = tmp_path / "video.mp4"
+    result = tiny_pipeline("frames").generate(PROMPT, audio=conditions["audio"], num_frames=33, output=path)
+    frames, fps = read_video(path)
+    assert (len(frames), fps) == (33, 25)
+    assert len(result.audio) == round(33 / 25 * 16_000)
+    assert np.abs(result.audio[6_000:]).max() == 0
+    assert read_sound(path).seconds == pytest.approx(33 / 25, abs=0.07)
+
+
+def test_num_frames_follows_the_sound(conditions: dict) -> None:
+    assert len(tiny_pipeline("frames").generate(PROMPT, audio=conditions["audio"]).frames) == 9
+
+
+def test_stream_yields_the_same_frames_in_blocks(tmp_path, conditions: dict) -> None:
+    pipeline, path = tiny_pipeline("channels"), tmp_path / "video.mp4"
+    blocks = list(pipeline.generate_stream(PROMPT, num_frames=37, seed=1, output=path, **conditions))
+    assert len(blocks) > 1
+    whole = pipeline.generate(PROMPT, num_frames=37, seed=1, **conditions).frames
+    assert np.array_equal(np.concatenate(blocks), whole)
+    assert len(read_video(path)[0]) == 37
+
+
+def test_an_abandoned_stream_leaves_no_file(tmp_path) -> None:
+    stream = tiny_pipeline("frames").generate_stream(PROMPT, num_frames=37, output=tmp_path / "video.mp4")
+    next(stream)
+    stream.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_callback_sees_every_step_and_may_change_the_latents() -> None:
+    seen = []
+
+    def callback(pipeline, step, timestep, tensors):
+        seen.append((step, timestep))
+        return {"latents": torch.zeros_like(tensors["latents"])}
+
+    pipeline = tiny_pipeline("frames")
+    result = pipeline.generate(PROMPT, num_frames=5, seed=0, num_inference_steps=3, callback_on_step_end=callback)
+    assert [step for step, _ in seen] == [0, 1, 2]
+    assert [t for _, t in seen] == sorted((t for _, t in seen), reverse=True)
+    assert not np.array_equal(
+        result.frames, pipeline.generate(PROMPT, num_frames=5, seed=0, num_inference_steps=3).frames
+    )
+
+
+@pytest.mark.parametrize(
+    "size", [{"height": 48, "width": 32}, {"height": 32, "width": 32}, {"height": 16, "width": 80}]
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_size_of_16(layout: str, size: dict) -> None:
+    frames = tiny_pipeline(layout).generate(PROMPT, num_frames=5, **size).frames
+    assert frames.shape == (5, size["height"], size["width"], 3)
+
+
+def test_own_guidance_table(conditions: dict) -> None:
+    table = GuidanceTable((GuidanceRow({"TIA": 2.0, "T": -1.0}, above=900), GuidanceRow({"TIA": 1.0})))
+    result = tiny_pipeline("frames").generate(PROMPT, num_frames=5, guidance=table, **conditions)
+    assert result.settings["guidance"][0]["above"] == 900
+
+
+@pytest.mark.parametrize("sampler", ["unipc", "euler"])
+def test_samplers(sampler: str) -> None:
+    assert tiny_pipeline("frames").generate(PROMPT, num_frames=5, sampler=sampler).frames.shape[0] == 5
+
+
+def test_a_result_that_is_not_finite_is_refused(tmp_path) -> None:
+    def poison(pipeline, step, timestep, tensors):
+        return {"latents": tensors["latents"] * float("nan")}
+
+    with pytest.raises(RuntimeError, match="not finite"):
+        tiny_pipeline("frames").generate(PROMPT, callback_on_step_end=poison, output=tmp_path / "video.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupting_leaves_no_file(tmp_path) -> None:
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny_pipeline("frames").generate(PROMPT, callback_on_step_end=interrupt, output=tmp_path / "video.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_can_be_saved_later(tmp_path, conditions: dict) -> None:
+    result = tiny_pipeline("frames").generate(PROMPT, **conditions)
+    path = result.save(tmp_path / "later.mp4")
+    assert len(read_video(path)[0]) == len(result.frames)
+    assert read_settings(path)["seed"] == result.seed
