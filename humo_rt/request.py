@@ -23,6 +23,7 @@ from humo_rt.config import FPS, SAMPLE_RATE, ModelConfig
 from humo_rt.media import Sound, check_output_path, read_image, read_sound
 from humo_rt.media.audio import AudioSource
 from humo_rt.media.image import ImageSource
+from humo_rt.progress import step_bar
 from humo_rt.sampling.guidance import DEFAULT_IMAGE_SCALE, DEFAULT_SWITCH, GUIDANCE, GuidanceTable, guidance_table
 from humo_rt.sampling.schedule import SAMPLERS
 
@@ -149,7 +150,7 @@ class GenerationRequest:
         """
         if not self.progress and self.callback_on_step_end is None:
             return None
-        report = _step_bar() if self.progress is True else self.progress or None
+        report = step_bar() if self.progress is True else self.progress or None
 
         def on_step(index: int, timestep: int, latents: Tensor) -> Tensor:
             if self.callback_on_step_end is not None:
@@ -251,18 +252,3 @@ def _describe(source: Any) -> str:
         return f"<samples {tuple(source[0].shape)} at {source[1]} Hz>"
     shape = getattr(source, "shape", None) or (source.height, source.width)
     return f"<image of {shape[1]}x{shape[0]}>"
-
-
-def _step_bar() -> Callable[[int, int], None]:
-    """A bar on standard error, with the time left."""
-    from tqdm import tqdm
-
-    bar = tqdm(desc="denoise", unit="step", dynamic_ncols=True)
-
-    def report(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return report
