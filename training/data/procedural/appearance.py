@@ -8,6 +8,7 @@ Lengths are in head units: half the height of the head without hair. Colours are
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,19 +76,19 @@ _STYLES: dict[str, dict[str, float]] = {
     "curly": {"hair_top": 0.20, "hair_side": 0.15, "hair_line": -0.52, "hair_curve": 0.55, "hair_strand": 0.18,
               "hair_bump": 0.045, "hair_round": 2.2},
     "bob": {"hair_top": 0.15, "hair_side": 0.14, "hair_line": -0.42, "hair_curve": 0.12, "hair_strand": 0.62,
-            "back_width": 0.93, "back_end": 0.74},
-    "long": {"hair_top": 0.13, "hair_side": 0.11, "hair_line": -0.62, "hair_curve": 0.62, "hair_strand": 1.25,
-             "back_width": 0.98, "back_end": 2.2},
+            "back_width": 0.93, "back_end": 0.74, "ears": 0.0},
+    "long": {"hair_top": 0.13, "hair_side": 0.15, "hair_line": -0.62, "hair_curve": 0.62, "hair_strand": 1.5,
+             "back_width": 0.98, "back_end": 2.2, "ears": 0.0},
     "bun": {"hair_top": 0.09, "hair_side": 0.04, "hair_line": -0.64, "hair_curve": 0.72, "hair_strand": -0.05,
             "tuft_y": -1.16, "tuft_width": 0.32, "tuft_height": 0.27},
     "afro": {"hair_top": 0.30, "hair_side": 0.30, "hair_line": -0.56, "hair_curve": 0.45, "hair_strand": 0.12,
-             "hair_bump": 0.022, "hair_round": 1.3, "back_round": 1.10},
+             "hair_bump": 0.022, "hair_round": 1.3, "back_round": 1.10, "ears": 0.0},
     "mohawk": {"hair_on": 0.0, "tuft_y": -0.96, "tuft_width": 0.20, "tuft_height": 0.42, "tuft_front": 1.0},
 }  # fmt: skip
 _STYLE_DEFAULTS = {
     "hair_on": 1.0, "hair_top": 0.1, "hair_side": 0.05, "hair_line": -0.6, "hair_curve": 0.6, "hair_strand": 0.0,
     "hair_bump": 0.0, "hair_round": 0.0, "back_width": 0.0, "back_end": 0.0, "back_round": 0.0,
-    "tuft_y": -1.0, "tuft_width": 0.0, "tuft_height": 0.0, "tuft_front": 0.0,
+    "tuft_y": -1.0, "tuft_width": 0.0, "tuft_height": 0.0, "tuft_front": 0.0, "ears": 1.0,
 }  # fmt: skip
 
 
@@ -99,6 +100,7 @@ class Look:
     numbers: dict[str, float | np.ndarray]
 
 
+@functools.lru_cache(maxsize=8192)
 def identity(number: int, split: str) -> Look:
     """The person with this number; the two splits share neither numbers nor combinations of traits."""
     rng = stream("identity", split, number)

@@ -25,11 +25,11 @@ def outline(frame: Frame, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def ears(image: Tensor, frame: Frame, view: View) -> None:
-    """Paint both ears, in place; the one on the far side hides behind the head."""
+    """Paint both ears, in place; the far one hides behind the head, long hair hides both."""
     x, y = view.at_depth(-0.35)
     width, height = frame.ear_size * 0.75, frame.ear_size * 1.25
     field = (((x.abs() - frame.head_width - 0.02) / width).square() + ((y - 0.02) / height).square()).sqrt() - 1.0
-    coverage = fill(field)
+    coverage = fill(field) * frame.ears
     paint(image, coverage, frame.skin * 0.92)
     darken(image, coverage * soft((field + 0.9).clamp_min(0.0).square(), 0.45), 0.22)
 

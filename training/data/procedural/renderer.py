@@ -41,8 +41,8 @@ def draw(frame: Frame, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]
     """Paint one chunk from back to front: rgb uint8, face mask, mouth mask."""
     view = look(frame, height, width)
     image = background.wall(frame, view)
-    body.clothes(image, frame, view)
     hair.behind(image, frame, view)
+    body.clothes(image, frame, view)
     body.neck(image, frame, view)
     head.ears(image, frame, view)
     face = head.skin(image, frame, view)
