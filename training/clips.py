@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,3 +47,10 @@ class ClipSource(Protocol):
     def __len__(self) -> int: ...
 
     def clips(self, indices: Sequence[int]) -> Clips: ...
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """Optional part of a source whose clips can change on disk: one hash per clip of all it is made from."""
+
+    def keys(self, indices: Sequence[int]) -> list[str]: ...

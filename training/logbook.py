@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -28,15 +28,14 @@ class Logbook:
         self._board = _open_board(folder)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
+        # JSON has no NaN; a score that could not be taken becomes null.
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._lines.write(json.dumps({"step": step, **plain}) + "\n")
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         logger.info("step %d  %s", step, shown)
-
-    def event(self, **fields: Any) -> None:
-        self._lines.write(json.dumps(fields) + "\n")
 
     def videos(self, step: int, videos_FCHW: dict[str, Tensor]) -> None:
         """Keep uint8 videos (frames, 3, height, width) as GIF files and in TensorBoard."""

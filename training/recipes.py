@@ -152,7 +152,7 @@ def _full(model: ModelConfig, stage: str, about: str, *, lr: float, starts_from:
         model=replace(model, height=480, width=832),
         stage={"base": "base", "stage1": "subject", "stage2": "sync"}[stage],
         weights=PUBLISHED_PARTS,
-        source=HuMoSetSource(folder="data/HuMoSet"),
+        source=HuMoSetSource(folder="data/HuMoSet", index="runs/humoset-index.json"),
         batch_size=1,
         timestep_shift=model.flow_shift,
         pool="host",

@@ -77,10 +77,17 @@ def test_only_sync_samples_carry_audio(weights):
     task = prepared(weights, batch_size=6, drop=NO_DROP)
     batch = task.batch(moment())
     sync = task.config.curriculum.is_sync(moment(), 6)
-    clips = clips_of(moment(), 6, 6)
     carries = batch.audio_BTWNA.abs().amax(dim=(1, 2, 3, 4)) > 0
-    assert torch.equal(carries, sync & (clips > 0))  # clip 0 has no sound
+    assert torch.equal(carries, sync)
     assert 0 < carries.sum() < 6
+
+
+def test_sync_samples_come_from_clips_with_sound():
+    heard, sync = torch.tensor([2, 5]), torch.rand(400) < 0.5
+    plain = choose(moment(), 400, 8, drop=NO_DROP, anonymous=0, sync_B=sync)
+    chosen = choose(moment(), 400, 8, drop=NO_DROP, anonymous=0, sync_B=sync, heard=heard)
+    assert set(chosen.clip_B[sync].tolist()) == {2, 5}
+    assert torch.equal(chosen.clip_B[~sync], plain.clip_B[~sync])
 
 
 def test_audio_windows_are_those_of_inference(weights):

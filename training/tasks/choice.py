@@ -58,22 +58,34 @@ class Choice:
 
 
 def choose(
-    moment: Moment, count: int, clips: int, *, drop: ConditionDrop, anonymous: float, sync_B: Tensor | None = None
+    moment: Moment,
+    count: int,
+    clips: int,
+    *,
+    drop: ConditionDrop,
+    anonymous: float,
+    sync_B: Tensor | None = None,
+    heard: Tensor | None = None,
 ) -> Choice:
     """Draw ``count`` samples from ``clips`` clips.
 
     Every clip is seen once before any is seen twice. ``anonymous`` is the share of captions that say nothing of the
-    person. ``sync_B`` (bool) marks the samples that may carry audio; None means all.
+    person. ``sync_B`` (bool) marks the samples that may carry audio; None means all. ``heard`` are the numbers of the
+    clips that have sound; a sync sample that drew another clip takes one of these instead. None means all have.
     """
-    draws = torch.rand(5, count, generator=moment.generator("cpu", "choice"))
+    draws = torch.rand(6, count, generator=moment.generator("cpu", "choice"))
     without_both = draws[0] < drop.image_and_audio
     without_image = without_both | _between(draws[0], drop.image_and_audio, drop.image)
     without_audio = without_both | _between(draws[0], drop.image_and_audio + drop.image, drop.audio)
     without_all = draws[1] < drop.everything
     without_text = without_all | _between(draws[1], drop.everything, drop.caption)
     may_speak = torch.ones(count, dtype=torch.bool) if sync_B is None else sync_B
+    clip_B = clips_of(moment, count, clips)
+    if heard is not None and len(heard):
+        substitute_B = heard[(draws[5] * len(heard)).long().clamp_max(len(heard) - 1)]
+        clip_B = torch.where(may_speak & ~torch.isin(clip_B, heard), substitute_B, clip_B)
     return Choice(
-        clip_B=clips_of(moment, count, clips),
+        clip_B=clip_B,
         caption_B=draws[2],
         reference_B=draws[3],
         anonymous_B=draws[4] < anonymous,

@@ -8,8 +8,8 @@ Shape suffixes: B clips, C latent channels, T latent frames, S reference slots, 
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.weights.names import dit_name
 from humo_rt.weights.save import save_published
 from training import losses
+from training.clips import ClipSource, Keyed
 from training.task import Moment
 from training.tasks.choice import ConditionDrop, choose
 from training.tasks.dit_config import DiTTaskConfig
@@ -45,6 +46,7 @@ class DiTTask:
         self.pool: LatentPool | HostPool | None = None
         self.preview: Preview | None = None
         self._grey: Tensor | None = None
+        self._heard: Tensor | None = None
 
     def prepare(self, device: torch.device, rank: int, world_size: int) -> None:
         """Encode the pool (or read it back) and the held-out clips that are sampled for the log."""
@@ -52,6 +54,8 @@ class DiTTask:
         dtype = getattr(torch, config.encoder_precision)
         frozen = load_frozen(config.model, Path(config.weights), device, dtype)
         self.pool = self._pool(frozen, device, rank, world_size)
+        heard = self.pool.heard_N.cpu()
+        self._heard = None if heard.all() else heard.nonzero()[:, 0]
         if config.previews:
             self.preview = make_preview(config, frozen, device)
         if config.model.dit.image_injection == "channels":
@@ -106,7 +110,13 @@ class DiTTask:
         assert self.pool is not None, "prepare() comes before batch()"
         sync_B = config.curriculum.is_sync(moment, config.batch_size)
         choice = choose(
-            moment, config.batch_size, len(self.pool), drop=self._drop(), anonymous=config.anonymous, sync_B=sync_B
+            moment,
+            config.batch_size,
+            len(self.pool),
+            drop=self._drop(),
+            anonymous=config.anonymous,
+            sync_B=sync_B,
+            heard=self._heard if config.stage == "sync" else None,
         )
         with_audio = config.stage == "sync"
         return self.pool.gather(choice, frames=config.latent_frames, slots=config.slots, with_audio=with_audio)
@@ -134,8 +144,9 @@ class DiTTask:
         total = velocity_B.mean()
         scalars = {"velocity": total.detach()}
         if logits is not None:
-            mask = losses.mask_loss(logits, batch.face_BTHW).mean()
-            scalars |= {"mask": mask.detach(), "mask_iou": losses.mask_iou(logits, batch.face_BTHW).mean()}
+            mask = _mean_where(batch.masked_B, losses.mask_loss(logits, batch.face_BTHW))
+            iou = _mean_where(batch.masked_B, losses.mask_iou(logits, batch.face_BTHW))
+            scalars |= {"mask": mask.detach(), "mask_iou": iou}
             total = total + config.mask_weight * mask
         return total, scalars
 
@@ -160,13 +171,17 @@ class DiTTask:
     def _pool(self, frozen: Frozen, device: torch.device, rank: int, world_size: int) -> LatentPool | HostPool:
         """The encoded clips: read back where ``pool_cache`` holds them, encoded otherwise."""
         config = self.config
-        described = {"source": repr(config.source), **asdict(config.size), **asdict(config.encode)}
-        identity = f"{described}-{frozen.identity}"
+        settings = f"{config.source!r} {config.size!r} {config.encode!r} {frozen.identity}"
+
+        def identity(source: ClipSource) -> str:
+            keys = source.keys(range(len(source))) if isinstance(source, Keyed) else ()
+            return hashlib.blake2b("\n".join((settings, *keys)).encode(), digest_size=16).hexdigest()
+
         path = Path(config.pool_cache) if config.pool_cache else None
-        if path and config.pool == "device" and (stored := LatentPool.load(path, identity, device)):
+        source = config.source.open("train", None, config.size, device)
+        if path and config.pool == "device" and (stored := LatentPool.load(path, identity(source), device)):
             logger.info("%d clips read from %s", len(stored), path)
             return stored
-        source = config.source.open("train", None, config.size, device)
         encode = partial(encode_pool, frozen=frozen, config=config.encode, text_len=config.model.dit.text_len)
         shared = {"rank": rank, "world_size": world_size}
         if config.pool == "host":
@@ -175,7 +190,7 @@ class DiTTask:
             )
         pool = encode(source, **shared)
         if path and rank == 0:
-            pool.save(path, identity)
+            pool.save(path, identity(source))
         return pool
 
     def _drop(self) -> ConditionDrop:
@@ -205,3 +220,8 @@ class DiTTask:
         condition = torch.stack([assemble_condition(self._grey.to(noise), frames, one) for one in references])
         clean = torch.cat([batch.latents_BCTHW, references], dim=2)
         return losses.add_noise(clean, noise, sigma_B), condition
+
+
+def _mean_where(known_B: Tensor, values_B: Tensor) -> Tensor:
+    """Mean of the values that are known; 0 when none is."""
+    return (values_B * known_B).sum() / known_B.sum().clamp_min(1)

@@ -85,6 +85,7 @@ def _encode(clips: Clips, frozen: Frozen, config: EncodeConfig) -> dict[str, Ten
         "heard_N": clips.has_audio_B.to(device),
         "face_NTHW": _grid(clips.face_BFHW, latents, mask_to_latent_grid),
         "mouth_NTHW": _grid(clips.mouth_BFHW, latents, touched_cells),
+        "masked_N": torch.full((len(clips),), clips.face_BFHW is not None, device=device),
     }
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from training.clips import Clips, ClipSource
+from training.clips import Clips, ClipSource, Keyed
 from training.tasks.choice import Choice
 from training.tasks.pool import Batch, LatentPool
 
@@ -32,6 +33,11 @@ class HostPool:
 
     def __len__(self) -> int:
         return sum(map(len, self.shards))
+
+    @property
+    def heard_N(self) -> Tensor:
+        """Which clips have sound."""
+        return torch.cat([shard.heard_N for shard in self.shards])
 
     def gather(self, choice: Choice, *, frames: int, slots: int, with_audio: bool) -> Batch:
         """As ``LatentPool.gather``."""
@@ -66,12 +72,17 @@ class Part:
     def clips(self, indices: Sequence[int]) -> Clips:
         return self.source.clips([self.start + index for index in indices])
 
+    def keys(self, indices: Sequence[int]) -> list[str]:
+        """Of a source without keys, the numbers of its clips."""
+        numbers = [self.start + index for index in indices]
+        return self.source.keys(numbers) if isinstance(self.source, Keyed) else list(map(str, numbers))
+
 
 def encode_to_files(
     source: ClipSource,
     encode: Callable[[ClipSource], LatentPool],
     folder: Path,
-    identity: str,
+    identity: Callable[[ClipSource], str],
     device: torch.device,
     *,
     clips_per_file: int,
@@ -80,17 +91,15 @@ def encode_to_files(
 ) -> HostPool:
     """Encode ``source`` into files of ``clips_per_file`` clips below ``folder``, those that are missing or outdated.
 
-    ``encode`` turns a source into a pool; ``identity`` says what decides its contents.
+    ``encode`` turns a source into a pool; ``identity`` names what decides the pool's contents.
     """
     starts = list(range(0, len(source), clips_per_file))
     paths = [folder / f"clips-{start:08d}.safetensors" for start in starts]
     for start, path in list(zip(starts, paths, strict=True))[rank::world_size]:
         part = Part(source, start, min(start + clips_per_file, len(source)))
-        if LatentPool.load(path, identity, torch.device("cpu")) is None:
-            encode(part).save(path, identity)
+        if LatentPool.load(path, identity(part), torch.device("cpu")) is None:
+            encode(part).save(path, identity(part))
             logger.info("wrote %s", path)
     if world_size > 1:
         dist.barrier()
-    shards = [LatentPool.load(path, identity, torch.device("cpu")) for path in paths]
-    assert all(shard is not None for shard in shards), "a file vanished or another run writes here"
-    return HostPool(tuple(shards), device)
+    return HostPool(tuple(LatentPool.read(path, torch.device("cpu")) for path in paths), device)

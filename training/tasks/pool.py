@@ -29,7 +29,7 @@ class Batch:
     """Conditions already dropped: text is the empty prompt's, images and sound are zeros where a sample goes without.
 
     latents_BCTHW float32; references_BCSHW float32; image_B bool; text_BLE; audio_BTWNA windowed, for video frames and
-    slots, or None; face_BTHW and mouth_BTHW float 0/1.
+    slots, or None; face_BTHW and mouth_BTHW float 0/1, the faces known where masked_B.
     """
 
     latents_BCTHW: Tensor
@@ -39,6 +39,7 @@ class Batch:
     audio_BTWNA: Tensor | None
     face_BTHW: Tensor
     mouth_BTHW: Tensor
+    masked_B: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class LatentPool:
     heard_N: Tensor
     face_NTHW: Tensor
     mouth_NTHW: Tensor
+    masked_N: Tensor
     text_ULE: Tensor
     named_NV: Tensor
     anonymous_NV: Tensor
@@ -83,6 +85,7 @@ class LatentPool:
             audio_BTWNA=audio,
             face_BTHW=self.face_NTHW[clip_B, :frames].float(),
             mouth_BTHW=self.mouth_NTHW[clip_B, :frames].float(),
+            masked_B=self.masked_N[clip_B],
         )
 
     def save(self, path: Path, identity: str) -> None:
@@ -102,10 +105,18 @@ class LatentPool:
             return None
         from safetensors import safe_open
 
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("identity") != identity:
                 logger.info("%s was made with other data or weights: encoding anew", path)
                 return None
+        return cls.read(path, device)
+
+    @classmethod
+    def read(cls, path: Path, device: torch.device) -> LatentPool:
+        """The pool stored at ``path``; on the CPU its tensors are mapped, not read."""
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt", device=str(device)) as file:
             return cls(**{field.name: file.get_tensor(field.name) for field in fields(cls)})
 
     def _references(self, clip_B: Tensor, reference_B: Tensor, image_B: Tensor, slots: int) -> Tensor:

@@ -6,8 +6,9 @@ Knows how each data set describes a clip and turns it into ``training.clips.Clip
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -57,20 +58,23 @@ class ProceduralSource:
     seed: int = 0
 
     def open(self, split: Split, count: int | None, size: ClipSize, device: torch.device) -> ClipSource:
-        from training.data.procedural import ProceduralClips
-
         count = count or self.clips
-        rendered = ProceduralClips(
-            self.seed,
-            split=split,
-            height=size.height,
-            width=size.width,
-            num_frames=size.num_frames,
-            device=device,
-            speech=self._speech(split, min(self.utterances, 4 * count), size.num_frames),
-            augment_audio=self.augment_audio,
-        )
-        return Procedural(rendered, count, self.captions)
+
+        def people() -> ProceduralClips:
+            from training.data.procedural import ProceduralClips
+
+            return ProceduralClips(
+                self.seed,
+                split=split,
+                height=size.height,
+                width=size.width,
+                num_frames=size.num_frames,
+                device=device,
+                speech=self._speech(split, min(self.utterances, 4 * count), size.num_frames),
+                augment_audio=self.augment_audio,
+            )
+
+        return Procedural(people, count, self.captions)
 
     def _speech(self, split: Split, utterances: int, num_frames: int) -> SpeechBank:
         from training.data.procedural import SpeechBank
@@ -88,10 +92,18 @@ class ProceduralSource:
 
 
 class Procedural:
-    """``ProceduralClips`` as a ``ClipSource``: the first clips of its endless set, with several captions each."""
+    """``ProceduralClips`` as a ``ClipSource``: the first clips of its endless set, with several captions each.
 
-    def __init__(self, rendered: ProceduralClips, count: int, captions: int) -> None:
-        self._rendered, self._count, self._captions = rendered, count, captions
+    ``people`` makes the set, which takes a while, when the first clip is asked for.
+    """
+
+    def __init__(self, people: Callable[[], ProceduralClips], count: int, captions: int) -> None:
+        self._people, self._count, self._captions = people, count, captions
+
+    @cached_property
+    def rendered(self) -> ProceduralClips:
+        """The endless set behind it."""
+        return self._people()
 
     def __len__(self) -> int:
         return self._count
@@ -100,7 +112,8 @@ class Procedural:
         from training.data.procedural.captions import anonymous_caption, caption
         from training.data.procedural.seeds import stream
 
-        batch, rendered = self._rendered.sample(list(indices)), self._rendered
+        rendered = self.rendered
+        batch = rendered.sample(list(indices))
         numbers = {name: values.tolist() for name, values in batch.attributes.items()}
         named, anonymous = [], []
         for row, index in enumerate(indices):
