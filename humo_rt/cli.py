@@ -109,14 +109,15 @@ def doctor(
 ) -> None:
     """Say what a folder holds and lacks, what memory it needs, and what this machine offers."""
     with errors_in_one_line(traceback):
-        from humo_rt import doctor as report
+        from humo_rt.doctor import examine, to_json
+        from humo_rt.doctor_tables import show
 
         size = {"height": height, "width": width, "num_frames": num_frames}
-        findings = report.examine(path, preset_name=preset, device=device, **size)
+        findings = examine(path, preset_name=preset, device=device, **size)
         if as_json:
-            typer.echo(report.to_json(findings))
+            typer.echo(to_json(findings))
         else:
-            report.show(findings, console(sys.stdout))
+            show(findings, console(sys.stdout))
         if not findings.ok:
             raise typer.Exit(FAILED)
 

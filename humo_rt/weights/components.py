@@ -19,7 +19,7 @@ from humo_rt.weights.layout import ModelFiles
 from humo_rt.weights.load import load_into
 from humo_rt.weights.memory import available_memory, check_memory
 from humo_rt.weights.modules import NETWORKS, build_on_meta, float32_rule, parameter_bytes, part_dtype
-from humo_rt.weights.names import Rename, dit_name, umt5_name, vae_rename, whisper_name
+from humo_rt.weights.names import renames
 from humo_rt.weights.random_init import byte_tokenizer, fill_random
 from humo_rt.weights.readers import read_checkpoint, read_tensor
 from humo_rt.weights.resolve import NANO_ASSETS, select
@@ -92,12 +92,7 @@ def _fill_from_files(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    renames: dict[str, Rename] = {
-        "dit": dit_name,
-        "vae": vae_rename(config.vae.num_res_blocks),
-        "text_encoder": umt5_name,
-        "audio_encoder": whisper_name,
-    }
+    rules = renames(config.vae.num_res_blocks)
     for part in NETWORKS:
         path = getattr(files, part)
         target = modules[part].autoencoder if part == "vae" else modules[part]
@@ -106,7 +101,7 @@ def _fill_from_files(
             read_checkpoint(path),
             dtype=part_dtype(part, dtype),
             device=device,
-            rename=renames[part],
+            rename=rules[part],
             optional=(),
             keep_float32=float32_rule(target),
             source=str(path),

@@ -94,7 +94,7 @@ def find_files(path: Path | Sequence[Path], preset_name: str) -> ModelFiles:
     missing = [part for part in PARTS if part not in found]
     if missing:
         raise ValueError("; ".join(describe_missing(root, preset_name, part) for part in missing))
-    return ModelFiles(root=root, zero_vae=tuple(_zero_vae(path)), **found)
+    return ModelFiles(root=root, zero_vae=tuple(zero_vae_files(path)), **found)
 
 
 def survey(path: Path | Sequence[Path], preset_name: str) -> dict[str, Path]:
@@ -127,7 +127,8 @@ def _patterns(part: str, preset_name: str) -> tuple[str, ...]:
     return (*published, _OWN_FILES[part])
 
 
-def _zero_vae(path: Path | Sequence[Path]) -> list[Path]:
+def zero_vae_files(path: Path | Sequence[Path]) -> list[Path]:
+    """Published encodings of a grey video under ``path``; having none is no fault."""
     matches = (match for folder in _folders(path) for pattern in _ZERO_VAE for match in sorted(folder.glob(pattern)))
     return list({match.name: match for match in matches}.values())
 

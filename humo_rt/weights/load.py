@@ -59,11 +59,7 @@ def load_into(
 
     Raises ``ValueError`` with every missing, unexpected and misshapen name (the first eight of each kind, and counts).
     """
-    available, unused = _renamed(tensors, rename, source)
-    homes = _homes(module)
-    absent = _absent_optional(homes, available, optional)
-    _check_fit(homes, available, absent, source)
-
+    homes, available, absent, unused = _matched(module, tensors, rename, optional, source)
     excused = set(absent)
     loaded = 0
     for names in _tied(homes):
@@ -81,6 +77,33 @@ def load_into(
         setattr(module, prefix, None)
         logger.info("%s has no weights for %s: running without it", source, prefix)
     return LoadReport(loaded=loaded, missing_optional=tuple(absent), unused=tuple(unused))
+
+
+def check_fit(
+    module: nn.Module,
+    tensors: Mapping[str, StoredTensor | Tensor],
+    *,
+    rename: Rename | None = None,
+    optional: Sequence[str] = ("mask_predictor.",),
+    source: str = "checkpoint",
+) -> None:
+    """Raise the ``ValueError`` that ``load_into`` would raise, without reading any tensor."""
+    _matched(module, tensors, rename, optional, source)
+
+
+def _matched(
+    module: nn.Module,
+    tensors: Mapping[str, StoredTensor | Tensor],
+    rename: Rename | None,
+    optional: Sequence[str],
+    source: str,
+) -> tuple[dict[str, Tensor], dict[str, StoredTensor], list[str], list[str]]:
+    """The module's tensors, the stored ones by the module's names, optional names absent, stored names left aside."""
+    available, unused = _renamed(tensors, rename, source)
+    homes = _homes(module)
+    absent = _absent_optional(homes, available, optional)
+    _require_fit(homes, available, absent, source)
+    return homes, available, absent, unused
 
 
 def _renamed(
@@ -140,7 +163,7 @@ def _absent_optional(
     return absent
 
 
-def _check_fit(
+def _require_fit(
     homes: Mapping[str, Tensor], available: Mapping[str, StoredTensor], absent: Sequence[str], source: str
 ) -> None:
     groups = [names for names in _tied(homes) if not set(absent).issuperset(names)]

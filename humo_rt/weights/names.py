@@ -109,6 +109,16 @@ def _decoder_block(index: int, per_level: int, name: str) -> str:
     return f".up_blocks.{level}." + ("upsamplers.0." if upsampling else f"resnets.{position}.")
 
 
+def renames(num_res_blocks: int) -> dict[str, Rename]:
+    """The rule for each network; ``num_res_blocks`` is the VAE's."""
+    return {
+        "dit": dit_name,
+        "vae": vae_rename(num_res_blocks),
+        "text_encoder": umt5_name,
+        "audio_encoder": whisper_name,
+    }
+
+
 def refuse_lora(names: Iterable[str], source: str) -> None:
     """``ValueError`` if any of ``names`` is one that only a LoRA file has."""
     found = [name for name in names if _LORA.search(name)]

@@ -88,12 +88,12 @@ def _local(place: str) -> Path:
 
 def _from_place(path: Path) -> Selection:
     if path.is_file():
-        return _checked(preset(_model_of_file(path)), path)
+        return _checked(preset(model_of_file(path)), path)
     if (path / FILE_NAME).is_file() and models_in(path) == ["own"]:
         return _checked(read_config(path / FILE_NAME), path)
     models = models_in(path)
     if models == ["own"]:
-        return _checked(preset(_model_of_file(path / "dit.safetensors")), path)
+        return _checked(preset(model_of_file(path / "dit.safetensors")), path)
     if not models:
         raise ValueError(
             f"{path} holds no HuMo weights: expected HuMo-17B/humo.safetensors.index.json, HuMo-1.7B/ema.pth, "
@@ -104,7 +104,8 @@ def _from_place(path: Path) -> Selection:
     return _checked(preset(models[0]), path)
 
 
-def _model_of_file(path: Path) -> str:
+def model_of_file(path: Path) -> str:
+    """The preset whose transformer this file is, by its shapes. ``ValueError`` if it is none of them."""
     tensors = read_checkpoint(path)
     refuse_lora(tensors, str(path))
     shape = shape_of_dit(tensors)

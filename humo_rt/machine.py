@@ -1,0 +1,144 @@
+"""What this machine offers: processor, memory, GPUs, packages, codecs, attention backends.
+
+Asks and reports; changes nothing. Knows what the project requires, but not which model is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from humo_rt.weights.memory import available_memory
+
+_REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "av", "soundfile", "soxr", "pillow", "ftfy")
+_OPTIONAL = (
+    "huggingface_hub",
+    "sentencepiece",
+    "triton",
+    "flash-attn-4",
+    "tensorrt-rtx",
+    "tensorboard",
+    "opencv-python-headless",
+)
+_CODECS = ("libx264", "aac")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One NVIDIA GPU; memory in bytes."""
+
+    name: str
+    total: int
+    free: int
+    capability: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Findings; memory in bytes, versions as text, None for what is not there. ``problems`` prevent any generation."""
+
+    python: str
+    system: str
+    cores: int
+    free_memory: int
+    gpus: tuple[Gpu, ...]
+    cuda: str | None
+    driver: str | None
+    packages: dict[str, str | None]
+    codecs: dict[str, bool]
+    compiled_kernels: bool
+    attention: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def examine_machine() -> Machine:
+    """Look at everything once. Takes a second or two: PyAV and torch are imported."""
+    packages = {name: _version(name) for name in (*_REQUIRED, *_OPTIONAL)}
+    codecs = _codecs()
+    problems = [f"package {name} is not installed: pip install {name}" for name in _REQUIRED if packages[name] is None]
+    if packages["av"] is not None:
+        problems += [
+            f"codec {name} is not in PyAV's ffmpeg: reinstall PyAV from its wheel (pip install --force av)"
+            for name, there in codecs.items()
+            if not there
+        ]
+    return Machine(
+        python=platform.python_version(),
+        system=platform.platform(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        free_memory=available_memory(torch.device("cpu")),
+        gpus=_gpus(),
+        cuda=torch.version.cuda,
+        driver=_driver(),
+        packages=packages,
+        codecs=codecs,
+        compiled_kernels=importlib.util.find_spec("humo_rt._C") is not None,
+        attention=_attention(packages),
+        problems=tuple(problems),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _codecs() -> dict[str, bool]:
+    try:
+        import av
+        from av.codec.codec import UnknownCodecError
+    except ImportError:
+        return dict.fromkeys(_CODECS, False)
+    found = {}
+    for name in _CODECS:
+        try:
+            av.codec.Codec(name, "w")
+            found[name] = True
+        except UnknownCodecError:
+            found[name] = False
+    return found
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    if not torch.cuda.is_available():
+        return ()
+    found = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        capability = f"{properties.major}.{properties.minor}"
+        found.append(Gpu(name=properties.name, total=total, free=free, capability=capability))
+    return tuple(found)
+
+
+def _driver() -> str | None:
+    """The kernel module's version; it can be there although torch sees no GPU, which is worth knowing."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    match = re.search(r"\s(\d+\.\d+(\.\d+)?)\s", text)
+    return match[1] if match else None
+
+
+def _attention(packages: dict[str, str | None]) -> tuple[str, ...]:
+    backends = ["torch math"]
+    if torch.cuda.is_available():
+        if torch.backends.cuda.is_flash_attention_available():
+            backends.append("torch flash")
+        if torch.backends.cudnn.is_available():
+            backends.append(f"cuDNN {torch.backends.cudnn.version()}")
+    elif torch.backends.cpu.get_cpu_capability() != "DEFAULT":
+        backends.append(f"torch flash on {torch.backends.cpu.get_cpu_capability()}")
+    if packages["flash-attn-4"]:
+        backends.append(f"FlashAttention-4 {packages['flash-attn-4']}")
+    return tuple(backends)
