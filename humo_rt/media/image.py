@@ -48,8 +48,12 @@ def _open(path: Path) -> Image:
 
 
 def _convert(image: Image, name: str) -> Image:
-    """``image.convert("RGB")``, which is also where Pillow decodes the pixels."""
+    """``image.convert("RGB")``, which is also where Pillow decodes the pixels; deep greys are scaled, not clipped."""
+    if image.mode in ("I", "F"):
+        raise ValueError(f"{name} has 32 bits per pixel and no scale: convert it to 8 bits")
     try:
+        if image.mode.startswith("I;16"):
+            image = image.convert("I").point(lambda level: level / 257).convert("L")
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{name} cannot be decoded ({error}): copy or export it again") from error

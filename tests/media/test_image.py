@@ -27,6 +27,14 @@ def test_grey_becomes_three_channels():
         assert np.array_equal(np.asarray(read_image(source)), grey[:, :, None].repeat(3, axis=2))
 
 
+def test_sixteen_bit_grey_is_scaled(tmp_path):
+    grey = PIXELS[:, :, 0]
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "deep.png"))[:, :, 1], grey)
+    with pytest.raises(ValueError, match="32 bits per pixel"):
+        read_image(Image.fromarray(grey.astype(np.float32)))
+
+
 def test_the_orientation_tag_is_not_applied(tmp_path):
     image = Image.fromarray(PIXELS)
     tags = image.getexif()
