@@ -3,7 +3,7 @@
 Pure arithmetic on tensors: nothing here generates, renders or loads a network. One lag serves a whole test set, because
 the best lag *per clip* lets unrelated tracks look synchronous.
 
-Shape legend: B clips, F video frames, D embedding width, L lags, T latent frames, H height, W width.
+Shape legend: B clips, F video frames, C channels, D embedding width, L lags, H height, W width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 MAX_LAG = 5
-# Half the renderer's smallest visible opening; a track that moves less says nothing about synchrony.
+# A track whose deviation is a smaller share of the set's largest value is nearly silent: it says nothing of synchrony.
 MIN_TRACK_DEVIATION = 0.05
 CLOSED_OPENING = 0.15
 
@@ -77,26 +77,30 @@ def choose_lag(measured_BF: Tensor, true_BF: Tensor, max_lag: int = MAX_LAG) -> 
     return max(scores, key=lambda lag: (scores[lag], -abs(lag)))
 
 
-def track_score(measured_BF: Tensor, true_BF: Tensor, *, lag: int | None = None) -> TrackScore:
+def track_score(
+    measured_BF: Tensor, true_BF: Tensor, *, lag: int | None = None, group_B: Tensor | None = None
+) -> TrackScore:
     """Mean per-clip correlation at one lag; near-silent clips (a nearly constant true track) are left out.
 
-    ``lag=None`` chooses the lag on these very clips. Raises ``ValueError`` when no clip has a moving true track.
+    ``lag=None`` chooses the lag on these very clips. ``group_B`` marks clips with the same true track: they are no
+    control for each other. Raises ``ValueError`` when no clip has a moving true track.
     """
     measured_BF, true_BF = measured_BF.double().cpu(), true_BF.double().cpu()
-    moving = true_BF.std(-1) >= MIN_TRACK_DEVIATION
+    moving = true_BF.std(-1) >= MIN_TRACK_DEVIATION * true_BF.max().clamp(min=1e-9)
     if not moving.any():
         raise ValueError("no clip has a moving true track: take clips with speech")
     measured, true = measured_BF[moving], true_BF[moving]
     lag = choose_lag(measured, true) if lag is None else lag
     measured, true = at_lag(measured, true, lag)
-    scores = pearson(measured, true)
-    count = len(scores)
-    others = [pearson(measured, true.roll(shift, 0)) for shift in range(1, min(count, 9))]
+    count = len(true)
+    group = torch.arange(count) if group_B is None else group_B.cpu()[moving]
+    every = pearson(measured.repeat_interleave(count, 0), true.repeat(count, 1)).reshape(count, count)
+    scores, others = every.diagonal(), every[group[:, None] != group]
     return TrackScore(
         correlation=scores.mean().item(),
         error=(scores.std().item() / math.sqrt(count)) if count > 1 else math.nan,
         lag=lag,
-        control=torch.stack(others).mean().item() if others else math.nan,
+        control=others.mean().item() if len(others) else math.nan,
         clips=count,
         skipped=int((~moving).sum()),
     )
@@ -157,13 +161,6 @@ def retrieval_accuracy(
                     break
             right += int(similarity[i, list(rivals.values())].max() < similarity[i, i])
     return right / (len(identity) * rounds)
-
-
-def mask_iou(logits_BTHW: Tensor, target_BTHW: Tensor) -> Tensor:
-    """Intersection over union of the thresholded prediction with the true mask per clip, shape (B,)."""
-    predicted, target = logits_BTHW > 0, target_BTHW > 0.5
-    union = (predicted | target).sum((1, 2, 3))
-    return (predicted & target).sum((1, 2, 3)) / union.clamp(min=1)
 
 
 def closed_rate(opening_BF: Tensor, threshold: float = CLOSED_OPENING) -> float:
