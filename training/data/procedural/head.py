@@ -65,7 +65,7 @@ def _age(image: Tensor, frame: Frame, coverage: Tensor, x: Tensor, y: Tensor) ->
     darken(image, coverage * zone * (speck > 0.62) * frame.freckles, 0.22)
 
 
-def beard(image: Tensor, frame: Frame, view: View, face: Tensor) -> None:
+def beard(image: Tensor, frame: Frame, view: View) -> None:
     """Paint beard and moustache below the lips' layer, in place."""
     x, y = view.at_depth(0.75)
     field, _, _ = outline(frame, view.x, view.y - 0.05)
@@ -80,4 +80,4 @@ def beard(image: Tensor, frame: Frame, view: View, face: Tensor) -> None:
     droop = 0.045 * (side / 0.30).square()
     centre, thick = lip_top - 0.05 + droop, 0.07 * (1.0 - (side / 0.36).square()).clamp_min(0.0)
     band = (y - centre).abs() - thick
-    paint(image, fill(torch.maximum(band, side - 0.35)) * face * frame.moustache, colour)
+    paint(image, fill(torch.maximum(band, side - 0.35)) * frame.moustache, colour)

@@ -23,6 +23,45 @@ class Shot:
     tracks: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How far a scene's heads travel: ranges of their size and place in the picture, the largest turns.
+
+    Lets the painters leave out pixels that a feature never reaches, without asking the device.
+    """
+
+    scale: tuple[float, float]
+    roll: float
+    yaw: float
+    pitch: float
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    @classmethod
+    def of(cls, shots: Sequence[Shot]) -> Extent:
+        """Measure the shots."""
+        zoom = _tracks(shots, "zoom")
+        scale = _column(shots, "head_scale") * zoom
+        x = (_tracks(shots, "head_x") - _tracks(shots, "pan_x")) * zoom
+        y = (_tracks(shots, "head_y") + _column(shots, "place_y") - _tracks(shots, "pan_y")) * zoom
+        return cls(
+            scale=(float(scale.min()), float(scale.max())),
+            roll=float(np.abs(_tracks(shots, "roll")).max()),
+            yaw=float(np.abs(_tracks(shots, "yaw")).max()),
+            pitch=float(np.abs(_tracks(shots, "pitch")).max()),
+            x=(float(x.min()), float(x.max())),
+            y=(float(y.min()), float(y.max())),
+        )
+
+
+def _column(shots: Sequence[Shot], name: str) -> np.ndarray:
+    return np.array([[shot.numbers[name]] for shot in shots])
+
+
+def _tracks(shots: Sequence[Shot], name: str) -> np.ndarray:
+    return np.stack([shot.tracks[name] for shot in shots])
+
+
 class Frame:
     """Parameters of N frames by attribute: floats as (N, 1, 1), colours as (N, 3, 1, 1)."""
 
@@ -37,6 +76,7 @@ class Scene:
     """A batch of shots of equal length on one device; ``frames(start, stop)`` cuts a chunk of the B * F frames."""
 
     def __init__(self, shots: Sequence[Shot], device: torch.device | str) -> None:
+        self.extent = Extent.of(shots)
         names = sorted(shots[0].numbers)
         self._layout: list[tuple[str, int, int]] = []
         width = 0

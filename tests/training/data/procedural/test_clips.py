@@ -9,6 +9,7 @@ import torch
 from training.data.procedural import ATTRIBUTES, ProceduralClips, SpeechBank, caption_corpus, caption_from_attributes
 from training.data.procedural.appearance import IDENTITY_TRAITS, background, identity, outfit
 from training.data.procedural.augment import augment
+from training.data.procedural.camera import Box
 from training.data.procedural.captions import ANONYMOUS_CAPTIONS
 from training.data.procedural.clips import _shot
 from training.data.procedural.renderer import render
@@ -91,6 +92,18 @@ def test_the_opening_in_the_picture_follows_the_track():
     for shot, areas in zip(shots, dark, strict=True):
         assert np.corrcoef(shot.tracks["mouth_open"], areas)[0, 1] > 0.95
         assert areas[shot.tracks["mouth_open"] == 0].max() < 0.12 * areas.max()
+
+
+def test_painting_only_where_a_feature_can_be_changes_nothing(monkeypatch):
+    track = np.stack([np.linspace(0, 1, 5), np.linspace(-1, 1, 5)], -1)
+    rngs = [stream("cut", number) for number in range(12)]
+    shots = [_shot(r, identity(n, "train"), outfit(r), background(r), track) for n, r in enumerate(rngs)]
+    cut = render(Scene(shots, "cpu"), 96, 128)
+    monkeypatch.setattr(Box, "window", lambda box, extent, height, width: (slice(0, height), slice(0, width)))
+    full = render(Scene(shots, "cpu"), 96, 128)
+    assert (cut.rgb.int() - full.rgb.int()).abs().max() <= 1
+    assert torch.equal(cut.face, full.face)
+    assert torch.equal(cut.mouth, full.mouth)
 
 
 def _dark_area(rgb, mouth):
