@@ -1,0 +1,287 @@
+"""The command line, with a real pipeline on networks of a few thousand parameters."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import humo_rt.media.writer
+import humo_rt.weights.components
+from humo_rt import cli
+from humo_rt.config import PRESETS
+from humo_rt.media import read_video
+from tests.weights.tiny_model import tiny_config, tiny_weights, write_own, write_published
+
+QUICK = ["--weights", "random", "--steps", "2", "--num-frames", "5", "--seed", "3", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_presets(monkeypatch):
+    for name in PRESETS:
+        monkeypatch.setitem(PRESETS, name, tiny_config(name, mask_predictor=name == "nano"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with a face and speech; everything written is written here."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 30), (200, 120, 90)).save("face.png")
+    write_wav(tmp_path / "speech.wav", (np.sin(np.arange(16_000) / 20) * 8000).astype(np.int16))
+    return tmp_path
+
+
+def write_wav(path, samples):
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, len(samples), "NONE", ""))
+        file.writeframes(samples.tobytes())
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def refused(*arguments):
+    """The one line on standard error of a command that must end with exit code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestGenerate:
+    def test_a_video_and_its_contact_sheet(self, folder):
+        result = run(
+            "generate", "--prompt", "A man speaks.", "--image", "face.png", "--image", "face.png",
+            "--audio", "speech.wav", "-o", "out.mp4", "--contact-sheet", "sheet.png", *QUICK,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert "out.mp4: 5 frames of 48x32 at 25 fps, seed 3" in result.stdout
+        assert result.stderr == ""
+        assert len(read_video("out.mp4")[0]) == 5
+        assert names(folder) == ["face.png", "out.mp4", "sheet.png", "speech.wav"]
+
+    def test_every_option_reaches_the_pipeline(self, folder, monkeypatch):
+        calls = {}
+
+        class Recorder:
+            def generate(self, **options):
+                calls.update(options)
+                raise RuntimeError("seen enough")
+
+        def load(**model):
+            calls["model"] = model
+            return Recorder()
+
+        monkeypatch.setattr(cli, "load_pipeline", load)
+        line = refused(
+            "generate", "--prompt", "x", "--preset", "humo-17b", "--weights", "random", "--height", 64, "--width", 32,
+            "--num-frames", 9, "--steps", 7, "--seed", 5, "--guidance", "humo-17b", "--guidance-scale", 2,
+            "--audio-guidance-scale", 3, "--guidance-switch", 900, "--flow-shift", 4, "--negative-prompt", "fog",
+            "--device", "cpu", "--dtype", "float32", "-o", "v.mp4",
+        )  # fmt: skip
+        assert line == "error: seen enough"
+        assert calls["model"] == {"preset": "humo-17b", "weights": "random", "device": "cpu", "dtype": "float32"}
+        expected = {
+            "height": 64, "width": 32, "num_frames": 9, "num_inference_steps": 7, "seed": 5, "guidance": "humo-17b",
+            "guidance_scale": 2.0, "audio_guidance_scale": 3.0, "guidance_switch_timestep": 900.0, "flow_shift": 4.0,
+            "negative_prompt": "fog", "output": Path("v.mp4"), "prompt": "x", "image": None, "audio": None,
+        }  # fmt: skip
+        assert {name: calls[name] for name in expected} == expected
+
+    def test_weights_alone_choose_the_model(self, folder):
+        write_published(folder, "HuMo-1.7B", tiny_weights(tiny_config("humo-1.7b")))
+        result = run("generate", "--prompt", "x", "--weights", folder, "--steps", 1, "--device", "cpu", "--seed", 0)
+        assert result.exit_code == 0, result.output
+        assert (folder / "out.mp4").exists()
+
+
+class TestBadInput:
+    """Each ends in one line and exit code 2, with nothing written."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--prompt", "  "], "prompt"),
+            ([], "--prompt is missing"),
+            (["--prompt", "x", "--image", "absent.png"], "absent.png"),
+            (["--prompt", "x", "--audio", "absent.wav"], "absent.wav"),
+            (["--prompt", "x", "--image", "text.png"], "text.png"),
+            (["--prompt", "x", "--audio", "header.wav"], "header.wav"),
+            (["--prompt", "x", "--audio", "cut.wav"], "cut.wav"),
+            (["--prompt", "x", "--audio", "empty.wav"], "empty.wav"),
+            (["--prompt", "x", "--height", "479"], "height 479 is not a multiple of 16: use 464 or 480"),
+            (["--prompt", "x", "--num-frames", "96"], "num_frames 96 is not 4n+1: use 93 or 97"),
+            (["--prompt", "x", "--preset", "huge"], "unknown preset 'huge'"),
+            (["--prompt", "x", "--guidance", "strong"], "strong"),
+            (["--prompt", "x", "--dtype", "int8"], "unknown dtype 'int8'"),
+            (["--prompt", "x", "-o", "absent/out.mp4"], "output folder 'absent' does not exist"),
+            (["--prompt", "x", "-o", "out.gif"], ".gif"),
+            (["--prompt", "x", "--contact-sheet", "absent/s.png"], "output folder 'absent' does not exist"),
+        ],
+    )
+    def test_requests(self, folder, arguments, said, monkeypatch):
+        (folder / "text.png").write_text("no picture")
+        write_wav(folder / "empty.wav", np.zeros(0, dtype=np.int16))
+        content = (folder / "speech.wav").read_bytes()
+        (folder / "header.wav").write_bytes(content[:30])
+        (folder / "cut.wav").write_bytes(content[: len(content) // 3])
+        before = names(folder)
+        monkeypatch.setattr(cli, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad request"))
+        quick = [
+            value for pair in zip(QUICK[::2], QUICK[1::2], strict=True) if pair[0] not in arguments for value in pair
+        ]
+        assert said in refused("generate", *quick, *arguments)
+        assert names(folder) == before
+
+    def test_a_folder_without_the_vae(self, folder):
+        write_published(folder, "HuMo-17B", tiny_weights(tiny_config("humo-17b")))
+        (folder / "Wan2.1-T2V-1.3B" / "Wan2.1_VAE.pth").unlink()
+        assert "lacks the vae" in refused("generate", "--prompt", "x", "--weights", folder)
+
+    def test_a_corrupt_and_a_foreign_checkpoint(self, folder):
+        write_published(folder, "HuMo-17B", tiny_weights(tiny_config("humo-17b")))
+        shard = next((folder / "HuMo" / "HuMo-17B").glob("*.safetensors"))
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[: len(whole) // 2])
+        assert "cut short or damaged" in refused("generate", "--prompt", "x", "--weights", folder)
+        shard.write_text("<html>404</html>")
+        assert "not a checkpoint" in refused("generate", "--prompt", "x", "--weights", folder)
+
+    def test_too_little_memory(self, folder, monkeypatch):
+        monkeypatch.setattr(humo_rt.weights.components, "available_memory", lambda device: 1 << 10)
+        assert "too little memory" in refused("generate", "--prompt", "x", *QUICK)
+
+    def test_a_gpu_that_is_not_there(self, folder, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert "no usable NVIDIA GPU" in refused("generate", "--prompt", "x", *QUICK[:-1], "cuda")
+
+    def test_an_absent_codec(self, folder, monkeypatch):
+        monkeypatch.setattr(humo_rt.media.writer, "VIDEO_CODEC", "libx999")
+        assert "codec libx999" in refused("generate", "--prompt", "x", *QUICK)
+        assert names(folder) == ["face.png", "speech.wav"]
+
+    def test_nan_in_the_result(self, folder):
+        config = tiny_config("nano", mask_predictor=True)
+        weights = tiny_weights(config)
+        weights["dit"]["head.head.bias"] += float("nan")
+        (folder / "model").mkdir()
+        write_own(folder / "model", weights)
+        assert "not finite" in refused(
+            "generate", "--preset", "nano", "--weights", "model", "--prompt", "x", *QUICK[2:]
+        )
+        assert names(folder) == ["face.png", "model", "speech.wav"]
+
+    def test_traceback_shows_where_it_came_from(self, folder):
+        result = run("generate", "--prompt", "", "--traceback", *QUICK)
+        assert isinstance(result.exception, ValueError)
+
+
+class TestCases:
+    def write(self, folder, cases):
+        (folder / "cases.json").write_text(json.dumps(cases))
+
+    def test_one_bad_case_does_not_stop_the_others(self, folder, monkeypatch):
+        loads = []
+        load = cli.load_pipeline
+        monkeypatch.setattr(cli, "load_pipeline", lambda **model: loads.append(model) or load(**model))
+        good = {"img_paths": ["face.png"], "audio_path": "speech.wav", "prompt": "A man speaks."}
+        self.write(folder, {"case_1": good, "case_2": good | {"audio_path": "absent.wav"}, "case_3": {"prompt": "x"}})
+        result = run("generate", "--cases", "cases.json", "-o", "videos", *QUICK)
+        assert result.exit_code == 1, result.output
+        assert names(folder / "videos") == ["case_1.mp4", "case_3.mp4"]
+        assert "absent.wav" in result.stderr
+        assert "2 of 3 cases done, 1 failed" in result.stdout
+        assert len(loads) == 1
+
+    def test_all_good_is_exit_code_0(self, folder):
+        self.write(folder, {"only": {"prompt": "x"}})
+        assert run("generate", "--cases", "cases.json", *QUICK).exit_code == 0
+        assert names(folder / "out") == ["only.mp4"]
+
+    def test_a_file_that_is_no_json(self, folder):
+        (folder / "cases.json").write_text("{")
+        assert "not valid JSON" in refused("generate", "--cases", "cases.json", *QUICK)
+        assert not (folder / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("option", "value"), [("--prompt", "x"), ("--audio", "a.wav"), ("--contact-sheet", "s.png")]
+    )
+    def test_options_that_belong_into_the_file(self, folder, option, value):
+        assert f"{option} cannot be combined" in refused("generate", "--cases", "cases.json", option, value)
+
+
+class TestStopping:
+    def test_ctrl_c_is_exit_code_130(self, folder, monkeypatch):
+        class Interrupted:
+            def generate(self, **options):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "load_pipeline", lambda **_: Interrupted())
+        result = run("generate", "--prompt", "x", *QUICK)
+        assert result.exit_code == 130
+        assert result.stderr.startswith("stopped")
+
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_while_the_video_is_written_leaves_no_file(self, folder, number, code):
+        script = folder / "slow.py"
+        script.write_text(
+            "import sys, time\n"
+            "import numpy as np\n"
+            "from humo_rt import cli\n"
+            "from humo_rt.media import VideoWriter\n"
+            "class Slow:\n"
+            "    def generate(self, *, output, **options):\n"
+            "        with VideoWriter(output, fps=25, width=32, height=32) as writer:\n"
+            "            while True:\n"
+            "                writer.write(np.zeros((1, 32, 32, 3), dtype=np.uint8))\n"
+            "                time.sleep(0.02)\n"
+            "cli.load_pipeline = lambda **model: Slow()\n"
+            "cli.main()\n"
+        )
+        command = [sys.executable, str(script), "generate", "--prompt", "x", *QUICK]
+        environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while not list(folder.glob(".out*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == code, errors
+        assert "Traceback" not in errors
+        assert names(folder) == ["face.png", "slow.py", "speech.wav"]
+
+
+class TestSmallCommands:
+    def test_presets_and_version(self):
+        listed = run("presets").stdout
+        assert all(name in listed for name in PRESETS)
+        assert "torch" in run("version").stdout
+
+    def test_help_imports_nothing_heavy(self):
+        code = (
+            "import sys\n"
+            "from humo_rt.cli import main\n"
+            "sys.argv = ['humo-rt', 'generate', '--help']\n"
+            "try:\n    main()\n"
+            "except SystemExit:\n    pass\n"
+            "heavy = {'torch', 'numpy', 'transformers', 'diffusers', 'av', 'rich'} & set(sys.modules)\n"
+            "assert not heavy, heavy"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "--audio-guidance-scale" in done.stdout
