@@ -52,14 +52,15 @@ class Natural:
         except ImportError as error:
             raise RuntimeError("natural speech needs the packages hibari-tts and onnxruntime") from error
         self._voice = Hibari()
-        graph = Path(self._voice.model_path).read_bytes() + _one_more_output(_DURATIONS)
+        graph = Path(self._voice.model_path).read_bytes()
+        if _DURATIONS.encode() not in graph:
+            raise RuntimeError(f"the graph of the installed hibari-tts has no {_DURATIONS}; install version 0.2")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own classes are not importable by name across versions
-            raise RuntimeError(f"the graph of hibari-tts has no {_DURATIONS}; install hibari-tts 0.2") from error
+        self._session = onnxruntime.InferenceSession(
+            graph + _one_more_output(_DURATIONS), options, providers=["CPUExecutionProvider"]
+        )
 
     def synthesise(self, text: str, speaker: Speaker) -> tuple[np.ndarray, list[Phoneme], float]:
         """Speak ``text``: float32 samples ``(S,)``, phonemes with times in seconds, samples per second."""
