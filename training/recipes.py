@@ -25,6 +25,7 @@ DIT_TASK = "training.tasks.dit:DiTTask"
 NANO_PARTS = "runs/nano-parts"
 PUBLISHED_PARTS = "weights"
 STAGE_STEPS = 40_000
+NATURAL_SHARE = 0.2
 
 
 def recipe(name: str) -> Recipe:
@@ -46,7 +47,7 @@ def _nano(name: str, about: str, *, steps: int, lr: float, starts_from: str | No
     common = {
         "model": NANO,
         "weights": NANO_PARTS,
-        "source": ProceduralSource(speech_cache="runs/speech"),
+        "source": ProceduralSource(natural_share=NATURAL_SHARE, speech_cache="runs/speech"),
         "drop": ConditionDrop(everything=0.03),
         "pool_cache": "runs/nano-pool.safetensors",
         "timestep_shift": NANO.flow_shift,
@@ -140,7 +141,7 @@ def nano_audio_encoder() -> Recipe:
 
     about = "the audio encoder, distilled from Whisper base"
     task_class = "training.tasks.audio_encoder:AudioEncoderTask"
-    task = AudioEncoderTaskConfig()
+    task = AudioEncoderTaskConfig(natural_share=NATURAL_SHARE)
     return _small("nano-audio-encoder", about, task_class, task, "audio_encoder.safetensors", steps=4_000, lr=1e-3)
 
 

