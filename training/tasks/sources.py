@@ -46,9 +46,8 @@ class ProceduralSource:
     """Procedural talking people, decided by ``seed``.
 
     ``clips`` are rendered; they speak ``utterances`` different utterances, which ``speech_cache`` (a folder) keeps for
-    the next run; ``natural_share`` of those for training come from a natural voice (see ``SpeechBank.build``). Every clip
-    has ``captions`` wordings of either kind. ``augment_audio`` colours the sound as rooms and
-    microphones would.
+    the next run. ``natural_share`` of those for training come from a natural voice (see ``SpeechBank.build``). Every
+    clip has ``captions`` wordings of either kind. ``augment_audio`` colours the sound as rooms and microphones would.
     """
 
     clips: int = 20_000
