@@ -9,6 +9,7 @@ Shape legend: N windows of sound, B clips, F frames, S samples at 16 kHz.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,16 +33,18 @@ MIN_SPEECH_S = 1.0
 QUIET_SHARE = 0.06
 MIN_PAUSE_FRAMES = 6
 CLOSING_FRAMES = 2
-_SMOOTHING = (0.054, 0.242, 0.404, 0.242, 0.054)  # a Gaussian of one frame (40 ms)
+SMOOTHING_FRAMES = 1.0
 
 
 def envelope(samples_BS: Tensor, num_frames: int) -> Tensor:
-    """Root mean square of the sound of every video frame, smoothed over a few frames: (B, F)."""
+    """Root mean square of the sound of every video frame, smoothed by a Gaussian of one frame (40 ms): (B, F)."""
     needed = num_frames * SAMPLE_RATE // FPS
     padded = F.pad(samples_BS.float(), (0, max(0, needed - samples_BS.shape[-1])))[:, :needed]
     loudness = padded.unflatten(-1, (num_frames, -1)).square().mean(-1).sqrt()
-    kernel = torch.tensor(_SMOOTHING, device=loudness.device)[None, None]
-    return F.conv1d(F.pad(loudness[:, None], (2, 2), mode="replicate"), kernel)[:, 0]
+    reach = math.ceil(3 * SMOOTHING_FRAMES)
+    offsets = torch.arange(-reach, reach + 1, device=loudness.device)
+    kernel = torch.softmax(-0.5 * (offsets / SMOOTHING_FRAMES) ** 2, dim=0)[None, None]
+    return F.conv1d(F.pad(loudness[:, None], (reach, reach), mode="replicate"), kernel)[:, 0]
 
 
 def pauses(envelope_BF: Tensor) -> Tensor:

@@ -59,8 +59,9 @@ def quantise_blocks(x_NCHW: Tensor, step_N111: Tensor) -> Tensor:
     coefficients = torch.einsum("ui,vj,nchiwj->nchuwv", basis, basis, blocks)
     frequency = torch.arange(BLOCK, device=x_NCHW.device, dtype=x_NCHW.dtype) / (BLOCK - 1)
     weight = 0.1 + frequency[:, None, None] + frequency  # (u, 1, v)
-    step = step_N111[..., None, None].clamp(min=1e-4) * weight
-    rounded = torch.round(coefficients / step) * step
+    asked = step_N111[..., None, None]
+    step = asked.clamp(min=1e-4) * weight
+    rounded = torch.where(asked > 0, torch.round(coefficients / step) * step, coefficients)
     restored = torch.einsum("ui,vj,nchuwv->nchiwj", basis, basis, rounded)
     return restored.reshape(n, c, height, width)
 

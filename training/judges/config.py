@@ -31,3 +31,8 @@ class JudgesConfig:
     frames: int = 3
     windows: int = 8
     pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.judges if name not in JUDGE_NAMES]
+        if unknown:
+            raise ValueError(f"unknown judge {unknown[0]!r}: choose from {', '.join(JUDGE_NAMES)}")

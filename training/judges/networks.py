@@ -156,9 +156,6 @@ class Judges(nn.Module):
             "attributes": lambda: AttributeJudge(attribute_sizes, width),
             "sync": lambda: SyncJudge(width),
         }
-        unknown = [name for name in names if name not in makers]
-        if unknown:
-            raise ValueError(f"unknown judge {unknown[0]!r}: choose from {', '.join(makers)}")
         for name in names:
             self.add_module(name, makers[name]())
 
