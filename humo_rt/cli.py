@@ -60,6 +60,10 @@ def generate(
     image_guidance_scale: Annotated[float | None, typer.Option(help="Weight of the reference images.")] = None,
     guidance_switch: Annotated[float | None, typer.Option(help="Timestep 0..1000 at which guidance changes.")] = None,
     flow_shift: Annotated[float | None, typer.Option(help="Shift of the noise schedule.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="unipc (default) or euler.")] = None,
+    branch_batch_size: Annotated[
+        int | None, typer.Option(help="Guidance branches computed at once (default: all); 1 needs the least memory.")
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What the video must not show.")] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")] = None,
@@ -80,6 +84,8 @@ def generate(
         "image_guidance_scale": image_guidance_scale,
         "guidance_switch_timestep": guidance_switch,
         "flow_shift": flow_shift,
+        "sampler": sampler,
+        "branch_batch_size": branch_batch_size,
         "negative_prompt": negative_prompt,
     }
     options = {name: value for name, value in given.items() if value is not None}

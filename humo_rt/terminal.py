@@ -120,7 +120,7 @@ def show_outcomes(outcomes: Sequence[Outcome]) -> None:
 def _message(error: Exception) -> str:
     if type(error).__name__ == "OutOfMemoryError":
         return (
-            "too little GPU memory for this size: lower --height, --width or --num-frames, or use a smaller preset "
+            "too little GPU memory for this size: try --branch-batch-size 1, a smaller size, or a smaller preset "
             f"({str(error).split('. ')[0]})"
         )
     if isinstance(error, ModuleNotFoundError):

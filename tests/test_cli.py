@@ -92,6 +92,7 @@ class TestGenerate:
             "generate", "--prompt", "x", "--preset", "humo-17b", "--weights", "random", "--height", 64, "--width", 32,
             "--num-frames", 9, "--steps", 7, "--seed", 5, "--guidance", "humo-17b", "--guidance-scale", 2,
             "--audio-guidance-scale", 3, "--guidance-switch", 900, "--flow-shift", 4, "--negative-prompt", "fog",
+            "--sampler", "euler", "--branch-batch-size", 1,
             "--device", "cpu", "--dtype", "float32", "-o", "v.mp4",
         )  # fmt: skip
         assert line == "error: seen enough"
@@ -99,7 +100,8 @@ class TestGenerate:
         expected = {
             "height": 64, "width": 32, "num_frames": 9, "num_inference_steps": 7, "seed": 5, "guidance": "humo-17b",
             "guidance_scale": 2.0, "audio_guidance_scale": 3.0, "guidance_switch_timestep": 900.0, "flow_shift": 4.0,
-            "negative_prompt": "fog", "output": Path("v.mp4"), "prompt": "x", "image": None, "audio": None,
+            "sampler": "euler", "branch_batch_size": 1, "negative_prompt": "fog",
+            "output": Path("v.mp4"), "prompt": "x", "image": None, "audio": None,
         }  # fmt: skip
         assert {name: calls[name] for name in expected} == expected
 
@@ -251,6 +253,7 @@ class TestStopping:
             "                writer.write(np.zeros((1, 32, 32, 3), dtype=np.uint8))\n"
             "                time.sleep(0.02)\n"
             "cli.load_pipeline = lambda **model: Slow()\n"
+            "cli._checked_before_loading = lambda conditions, options, *_: options\n"
             "cli.main()\n"
         )
         command = [sys.executable, str(script), "generate", "--prompt", "x", *QUICK]

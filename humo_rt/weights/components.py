@@ -98,7 +98,7 @@ def _fill_from_files(
         target = modules[part].autoencoder if part == "vae" else modules[part]
         report = load_into(
             target,
-            read_checkpoint(path),
+            read_checkpoint(files.dit_files if part == "dit" else path),
             dtype=part_dtype(part, dtype),
             device=device,
             rename=rules[part],

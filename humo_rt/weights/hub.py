@@ -55,6 +55,6 @@ def _snapshot(repository: str, patterns: tuple[str, ...] | None) -> Path:
     except (OSError, ValueError) as error:
         reason = str(error).split("\n")[0]
         raise RuntimeError(
-            f"cannot download {repository} ({reason}): connect to the internet, or run "
+            f"{repository} is no folder here and cannot be downloaded ({reason}): connect to the internet, or run "
             f"`hf download {repository}` elsewhere, copy the folder here and pass it as weights"
         ) from error

@@ -60,6 +60,7 @@ _SHARED_FILES = {
         "large-v3.pt",
     ),
 }
+_MASK_PREDICTOR = "mask_predictor.safetensors"
 _ZERO_VAE = ("zero_vae_*frame.pt", "HuMo/zero_vae_*frame.pt")
 
 _DOWNLOADS = {
@@ -73,7 +74,11 @@ _DOWNLOADS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """The files of one complete model. ``zero_vae`` may be empty: the grey video is then encoded when needed."""
+    """The files of one complete model.
+
+    ``zero_vae`` may be empty: the grey video is then encoded when needed. ``mask_predictor``: the head that published
+    DiT files leave out, when training here wrote it beside them.
+    """
 
     root: Path
     dit: Path
@@ -82,6 +87,12 @@ class ModelFiles:
     tokenizer: Path
     audio_encoder: Path
     zero_vae: tuple[Path, ...] = ()
+    mask_predictor: Path | None = None
+
+    @property
+    def dit_files(self) -> list[Path]:
+        """Everything the transformer is loaded from."""
+        return [self.dit] if self.mask_predictor is None else [self.dit, self.mask_predictor]
 
 
 def find_files(path: Path | Sequence[Path], preset_name: str) -> ModelFiles:
@@ -94,7 +105,8 @@ def find_files(path: Path | Sequence[Path], preset_name: str) -> ModelFiles:
     missing = [part for part in PARTS if part not in found]
     if missing:
         raise ValueError("; ".join(describe_missing(root, preset_name, part) for part in missing))
-    return ModelFiles(root=root, zero_vae=tuple(zero_vae_files(path)), **found)
+    predictor = _first(path, (_MASK_PREDICTOR,))
+    return ModelFiles(root=root, zero_vae=tuple(zero_vae_files(path)), mask_predictor=predictor, **found)
 
 
 def survey(path: Path | Sequence[Path], preset_name: str) -> dict[str, Path]:

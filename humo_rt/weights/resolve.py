@@ -117,7 +117,7 @@ def model_of_file(path: Path) -> str:
 
 def _checked(config: ModelConfig, place: Path | list[Path]) -> Selection:
     files = find_files(place, config.name)
-    tensors = read_checkpoint(files.dit)
+    tensors = read_checkpoint(files.dit_files)
     shape = shape_of_dit(tensors)
     if shape and shape != _shape(config.dit):
         fitting = [name for name, other in PRESETS.items() if _shape(other.dit) == shape]

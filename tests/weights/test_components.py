@@ -74,9 +74,12 @@ def test_a_mask_predictor_is_built_exactly_when_the_file_carries_one(tmp_path):
     weights = tiny_weights(tiny_config("humo-1.7b", mask_predictor=True))
     write_published(tmp_path, "HuMo-1.7B", weights)
     assert load_components("humo-1.7b", weights=tmp_path, **FLOAT32).dit.mask_predictor is not None
-    bare = {name: tensor for name, tensor in weights["dit"].items() if not name.startswith("mask_predictor.")}
+    head = {name: tensor for name, tensor in weights["dit"].items() if name.startswith("mask_predictor.")}
+    bare = {name: tensor for name, tensor in weights["dit"].items() if name not in head}
     save_published(bare, tmp_path / "HuMo", "HuMo-1.7B")
     assert load_components("humo-1.7b", weights=tmp_path, **FLOAT32).dit.mask_predictor is None
+    save_published(head, tmp_path / "mask_predictor.safetensors", "file")
+    assert_loaded(load_components("humo-1.7b", weights=tmp_path, **FLOAT32), weights)
 
 
 def test_bf16_keeps_what_is_computed_in_float32(tmp_path):
@@ -179,8 +182,10 @@ def test_a_download_without_network_says_what_to_do(monkeypatch):
         raise FileNotFoundError("cannot reach the hub\nsecond line")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(RuntimeError, match="misspelt/folder is no folder here"):
+        load_components("misspelt/folder", **FLOAT32)
     with pytest.raises(
-        RuntimeError, match=r"cannot download bytedance-research/HuMo .*connect to the internet"
+        RuntimeError, match=r"bytedance-research/HuMo .*cannot be downloaded.*connect to the internet"
     ) as error:
         load_components("humo-17b", **FLOAT32)
     assert "\n" not in str(error.value)

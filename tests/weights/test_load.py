@@ -1,4 +1,6 @@
+import gc
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,3 +164,25 @@ def test_a_dit_written_with_published_names_loads_back_bit_identical(tmp_path, l
     loaded = module.state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def anonymous_memory():
+    """Bytes of this process that no file backs."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's memory accounting")
+@pytest.mark.parametrize("layout", ["HuMo-1.7B", "file"])
+@pytest.mark.parametrize(("dtype", "share"), [(torch.float32, 0.0), (torch.bfloat16, 0.5)])
+def test_loading_makes_no_second_copy(tmp_path, layout, dtype, share):
+    size = 32 * 1024**2
+    weights = {"weight": torch.zeros(2048, size // 4 // 2048)}
+    file = save_published(weights, tmp_path / "w.safetensors" if layout == "file" else tmp_path, layout)
+    del weights
+    module = on_meta(lambda: nn.Linear(size // 4 // 2048, 2048, bias=False))
+    gc.collect()
+    before = anonymous_memory()
+    load(module, read_checkpoint(file), dtype=dtype)
+    assert module.weight.sum() == 0
+    assert anonymous_memory() - before < (share + 0.25) * size
