@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -75,6 +76,8 @@ def shard(model: nn.Module, config: ParallelConfig, world: World) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    # Our losses change no output of a model in place, which is all this warning is about.
+    warnings.filterwarnings("ignore", message=".*returned a view tensor")
     mesh = init_device_mesh(world.device.type, (world.size,))
     # Inputs are not cast: timesteps up to 1000 and float32 residuals do not survive bfloat16.
     policy = MixedPrecisionPolicy(

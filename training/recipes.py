@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B, NANO, ModelConfig
+from humo_rt.weights.resolve import NANO_ASSETS
 from training.config import EMAConfig, OptimiserConfig, ParallelConfig, Recipe, TrainerConfig
 from training.curriculum import Curriculum
 from training.tasks.choice import ConditionDrop
@@ -22,7 +23,6 @@ from training.tasks.sources import ProceduralSource
 RECIPES: dict[str, Callable[[], Recipe]] = {}
 
 DIT_TASK = "training.tasks.dit:DiTTask"
-NANO_PARTS = "runs/nano-parts"
 PUBLISHED_PARTS = "weights"
 STAGE_STEPS = 40_000
 NATURAL_SHARE = 0.2
@@ -46,7 +46,7 @@ def _register(name: str) -> Callable[[Callable[[], Recipe]], Callable[[], Recipe
 def _nano(name: str, about: str, *, steps: int, lr: float, starts_from: str | None = None, **task: Any) -> Recipe:
     common = {
         "model": NANO,
-        "weights": NANO_PARTS,
+        "weights": str(NANO_ASSETS),
         "source": ProceduralSource(natural_share=NATURAL_SHARE, speech_cache="runs/speech"),
         "drop": ConditionDrop(everything=0.03),
         "pool_cache": "runs/nano-pool.safetensors",
@@ -143,6 +143,15 @@ def nano_audio_encoder() -> Recipe:
     task_class = "training.tasks.audio_encoder:AudioEncoderTask"
     task = AudioEncoderTaskConfig(natural_share=NATURAL_SHARE)
     return _small("nano-audio-encoder", about, task_class, task, "audio_encoder.safetensors", steps=4_000, lr=1e-3)
+
+
+@_register("nano-judges")
+def nano_judges() -> Recipe:
+    from training.judges.config import JudgesConfig
+
+    about = "the networks that measure mouth, identity, attributes and sync, trained on true renders"
+    task_class = "training.judges.tasks:JudgesTask"
+    return _small("nano-judges", about, task_class, JudgesConfig(), "judges.safetensors", steps=4_000, lr=1e-3)
 
 
 def _full(model: ModelConfig, stage: str, about: str, *, lr: float, starts_from: str | None, **task: Any) -> Recipe:

@@ -12,16 +12,27 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.training.tiny import tiny_model, tiny_task, write_frozen
 from tests.training.toy import ToyTask, toy_settings
 from training import checkpoint
 from training.config import ParallelConfig
 from training.parallel import join
+from training.tasks.dit import DiTTask
 from training.trainer import Trainer
 
 
 def settings(strategy: str, *, accumulate: int, steps: int):
     parallel = ParallelConfig(strategy=strategy)
     return toy_settings(parallel=parallel, accumulate=accumulate, steps=steps, checkpoint_every=3, log_every=1)
+
+
+def dit_settings(*, accumulate: int):
+    parallel = ParallelConfig(strategy="fsdp")
+    return toy_settings(parallel=parallel, accumulate=accumulate, steps=3, log_every=1, checkpoint_activations=True)
+
+
+def dit_task(root: str | Path) -> DiTTask:
+    return DiTTask(tiny_task(Path(root) / "weights", batch_size=1))
 
 
 def work(rank: int, port: int, root: str, start: str) -> None:
@@ -35,6 +46,7 @@ def work(rank: int, port: int, root: str, start: str) -> None:
         init = Path(start)
         Trainer(ToyTask(), settings(strategy, accumulate=1, steps=3), folder, world, init=init).run()
         Trainer(ToyTask(), settings(strategy, accumulate=1, steps=6), folder, world, resume=True).run()
+    Trainer(dit_task(root), dit_settings(accumulate=1), Path(root) / "dit", world, init=Path(root) / "dit-start").run()
     dist.destroy_process_group()
 
 
@@ -45,6 +57,11 @@ def runs(tmp_path_factory) -> Path:
     Trainer(ToyTask(seed=5), settings("replicate", accumulate=1, steps=1), root / "start", alone).run()
     config = settings("replicate", accumulate=2, steps=6)
     Trainer(ToyTask(), config, root / "alone", alone, init=root / "start").run()
+    (root / "weights").mkdir()
+    write_frozen(root / "weights", tiny_model())
+    base = DiTTask(tiny_task(root / "weights", stage="base"))
+    Trainer(base, toy_settings(steps=1), root / "dit-start", alone).run()
+    Trainer(dit_task(root), dit_settings(accumulate=2), root / "dit-alone", alone, init=root / "dit-start").run()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,6 +82,11 @@ def test_two_processes_equal_one_with_the_same_global_batch(runs, strategy):
     assert actual.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_sharded_dit_equals_a_whole_one(runs):
+    """Built on the meta device, filled from the first process, activations recomputed, the pool encoded by both."""
+    assert losses_of(runs / "dit") == pytest.approx(losses_of(runs / "dit-alone"), rel=1e-4)
 
 
 def test_a_sharded_checkpoint_resumes_in_one_process(runs):

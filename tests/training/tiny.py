@@ -10,6 +10,7 @@ import torch
 
 from humo_rt.config import NANO, AudioEncoderConfig, DiTConfig, ModelConfig, TextEncoderConfig
 from training.clips import Clips
+from training.task import derive_seed
 from training.tasks.dit_config import DiTTaskConfig
 
 _SIZES = {"dim": 24, "num_layers": 4, "num_heads": 2, "ffn_dim": 32, "text_dim": 8, "text_len": 12, "audio_dim": 16}
@@ -52,7 +53,7 @@ def write_frozen(folder: Path, model: ModelConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSource:
-    """Clips whose pixels are noise around a brightness of their own; clip 0 is silent and has no face."""
+    """Clips of noise, each its own; clip 0 is silent and has no face."""
 
     clips: int = 6
 
@@ -69,17 +70,21 @@ class _Noise:
 
     def clips(self, indices: Sequence[int]) -> Clips:
         size, count = self.size, len(indices)
-        generator = torch.Generator().manual_seed(indices[0])
-        shape = (count, size.num_frames, 3, size.height, size.width)
+        frame = (3, size.height, size.width)
+
+        def noise(name: str, *shape: int) -> torch.Tensor:
+            """0..1, of every clip its own."""
+            seeds = [derive_seed(index, name) for index in indices]
+            return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
         face = torch.zeros(count, size.num_frames, size.height, size.width, dtype=torch.bool)
         face[:, :, :16, :16] = torch.tensor([index > 0 for index in indices]).view(-1, 1, 1, 1)
         mouth = torch.zeros_like(face)
         mouth[:, 1:, 10, 10] = True
-        sound = torch.randn(count, size.num_frames * 640, generator=generator) * 0.1
         return Clips(
-            video_BFCHW=torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8),
-            references_BRCHW=torch.randint(0, 256, (count, 2, *shape[2:]), generator=generator, dtype=torch.uint8),
-            audio_BS=sound,
+            video_BFCHW=noise("video", size.num_frames, *frame).mul(255).byte(),
+            references_BRCHW=noise("references", 2, *frame).mul(255).byte(),
+            audio_BS=noise("sound", size.num_frames * 640) * 0.2 - 0.1,
             has_audio_B=torch.tensor([index > 0 for index in indices]),
             face_BFHW=face,
             mouth_BFHW=mouth,

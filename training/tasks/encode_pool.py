@@ -143,7 +143,7 @@ def _encode_texts(texts: list[str], frozen: Frozen, text_len: int) -> Tensor:
 def _gather(own: Tensor) -> Tensor:
     plain = own.contiguous().view(torch.uint8) if own.dtype == torch.bool else own.contiguous()
     everyone = plain.new_empty((dist.get_world_size() * own.shape[0], *own.shape[1:]))
-    dist.all_gather_into_tensor(everyone, plain)
+    dist.all_gather(list(everyone.chunk(dist.get_world_size())), plain)
     return everyone.view(own.dtype)
 
 
