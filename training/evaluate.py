@@ -30,7 +30,7 @@ from humo_rt.weights.components import Components, load_components
 from training.evaluation import protocol, report
 from training.evaluation.generation import DEFAULT_SCALES, BatchGenerator, Scales
 from training.evaluation.real_speech import evaluate_recordings
-from training.evaluation.testset import TestSet, held_out
+from training.evaluation.testset import HeldOutClips, held_out
 from training.judges.panel import Panel
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
 
 
 def _full(
-    options: argparse.Namespace, generator: BatchGenerator, panel: Panel, clips: TestSet, settings: dict[str, Any]
+    options: argparse.Namespace, generator: BatchGenerator, panel: Panel, clips: HeldOutClips, settings: dict[str, Any]
 ) -> report.Result:
     """Every row, mask IoU, real speech and the bounds; writes the contact sheet when asked for."""
     start = time.perf_counter()
@@ -129,7 +129,7 @@ def _sweep(
     options: argparse.Namespace,
     generator: BatchGenerator,
     panel: Panel,
-    clips: TestSet,
+    clips: HeldOutClips,
     settings: dict[str, Any],
     console: Console,
 ) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _load(options: argparse.Namespace, device: torch.device) -> Components:
     return replace(components, dit=dit.eval().requires_grad_(False))
 
 
-def _clips(options: argparse.Namespace, config: ModelConfig, split: Any, device: torch.device) -> TestSet:
+def _clips(options: argparse.Namespace, config: ModelConfig, split: Any, device: torch.device) -> HeldOutClips:
     return held_out(
         options.clips,
         split=split,
@@ -194,6 +194,8 @@ def _scales_used(scales: Scales, config: ModelConfig) -> dict[str, float | None]
 
 def _show(result: report.Result, console: Console) -> None:
     _print(console, "held-out clips", report.table_rows(result["rows"]))
+    if "real_speech" in result:
+        _print(console, "recorded speech", report.speech_rows(result["real_speech"]))
     _print(console, "text, by attribute", report.attribute_rows(result["rows"], ("true frames", "T", "TA", "none")))
     _print(console, "bounds", report.target_rows(result))
     console.print(f"evaluated in {result['seconds']:.1f} s")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from training.evaluation import metrics
 from training.evaluation.generation import DEFAULT_SCALES, Generator, Order, Scales
-from training.evaluation.testset import TestSet
+from training.evaluation.testset import HeldOutClips
 from training.judges.panel import Panel
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Measured:
     attributes: dict[str, Tensor]
 
 
-def order_for(run: Run, clips: TestSet, scales: Scales = DEFAULT_SCALES) -> Order:
+def order_for(run: Run, clips: HeldOutClips, scales: Scales = DEFAULT_SCALES) -> Order:
     """What the model is asked to generate for ``run``."""
     prompts = {"full": clips.captions, "anonymous": clips.captions_anonymous, "empty": [""] * len(clips)}[run.caption]
     audio = {"speech": clips.audio_BS, "silence": torch.zeros_like(clips.audio_BS), "none": None}[run.sound]
@@ -88,7 +88,7 @@ def measure(panel: Panel, video_BFCHW: Tensor, audio_BS: Tensor) -> Measured:
     )
 
 
-def score(seen: Measured, clips: TestSet, gallery_BD: Tensor, *, lag: int | None = None) -> dict[str, Any]:
+def score(seen: Measured, clips: HeldOutClips, gallery_BD: Tensor, *, lag: int | None = None) -> dict[str, Any]:
     """All scores of one row, JSON-ready."""
     speaks = clips.opening_BF.std(-1).cpu() >= metrics.MIN_TRACK_DEVIATION
     return {
@@ -101,7 +101,7 @@ def score(seen: Measured, clips: TestSet, gallery_BD: Tensor, *, lag: int | None
     }
 
 
-def attribute_accuracy(predicted: dict[str, Tensor], clips: TestSet) -> dict[str, float]:
+def attribute_accuracy(predicted: dict[str, Tensor], clips: HeldOutClips) -> dict[str, float]:
     """Accuracy per attribute over the clips whose full caption states it, and their mean under ``"mean"``."""
     scores = {}
     for name, target in clips.attributes.items():
@@ -114,7 +114,7 @@ def attribute_accuracy(predicted: dict[str, Tensor], clips: TestSet) -> dict[str
 def evaluate(
     generate: Generator,
     panel: Panel,
-    clips: TestSet,
+    clips: HeldOutClips,
     *,
     runs: tuple[Run, ...] = RUNS,
     scales: Scales = DEFAULT_SCALES,
@@ -146,7 +146,7 @@ def evaluate(
     return rows | {name: score(one, clips, gallery_BD, lag=lag) for name, one in seen.items()}
 
 
-def common_lag(seen: dict[str, Measured], clips: TestSet) -> int | None:
+def common_lag(seen: dict[str, Measured], clips: HeldOutClips) -> int | None:
     """The lag of all generated rows, chosen on the rows that hear speech; None when there is no such row."""
     hearing = [seen[name].opening_BF.cpu() for name in LAG_RUNS if name in seen]
     if not hearing:

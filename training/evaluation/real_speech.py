@@ -23,13 +23,13 @@ from torch import Tensor
 from humo_rt.config import FPS, SAMPLE_RATE
 from training.evaluation import metrics
 from training.evaluation.generation import DEFAULT_SCALES, Generator, Order, Scales
-from training.evaluation.testset import TestSet
+from training.evaluation.testset import HeldOutClips
 from training.judges.panel import Panel
 
 logger = logging.getLogger(__name__)
 
 LEAD_S = 0.4
-MIN_SPEECH_S = 1.0
+MIN_SPEECH_SHARE = 1 / 3
 QUIET_SHARE = 0.06
 MIN_PAUSE_FRAMES = 6
 CLOSING_FRAMES = 2
@@ -66,7 +66,7 @@ def pauses(envelope_BF: Tensor) -> Tensor:
 def windows(path: Path, num_frames: int) -> list[np.ndarray]:
     """Cut a recording, with 0.4 s of silence before it, into pieces as long as a clip; the last ends in silence.
 
-    Pieces with less than a second of the recording are left out.
+    Pieces of which less than a third is the recording are left out.
     """
     from humo_rt.media import read_audio
 
@@ -76,7 +76,7 @@ def windows(path: Path, num_frames: int) -> list[np.ndarray]:
     starts = range(0, len(samples), length)
     spoken = [min(start + length, len(samples)) - max(start, lead) for start in starts]
     pieces = [
-        samples[a : a + length] for a, some in zip(starts, spoken, strict=True) if some >= MIN_SPEECH_S * SAMPLE_RATE
+        samples[a : a + length] for a, some in zip(starts, spoken, strict=True) if some >= MIN_SPEECH_SHARE * length
     ]
     return [np.pad(piece, (0, length - len(piece))) for piece in pieces]
 
@@ -99,7 +99,7 @@ def evaluate_recordings(
     generate: Generator,
     panel: Panel,
     paths: Sequence[Path],
-    clips: TestSet,
+    clips: HeldOutClips,
     *,
     lag: int | None = None,
     people: int = 4,
@@ -108,11 +108,11 @@ def evaluate_recordings(
     """Let ``people`` held-out people speak every recording (mode TIA, anonymous captions).
 
     ``lag`` is the test set's; None chooses one on these videos. Returns the scores with those of true renders beside
-    them, the videos (N * people, F, 3, H, W) and their sound. ``ValueError`` when no recording has a second of sound.
+    them, the videos (N * people, F, 3, H, W) and their sound. ``ValueError`` when every recording is too short.
     """
     cut = [(index, piece) for index, path in enumerate(paths) for piece in windows(path, clips.num_frames)]
     if not cut:
-        raise ValueError("no recording has a second of sound: give longer ones")
+        raise ValueError(f"the recordings are too short for a clip of {clips.num_frames} frames: give longer ones")
     people = min(people, len(clips))
     audio_BS = torch.from_numpy(np.stack([piece for _, piece in cut for _ in range(people)])).to(clips.audio_BS)
     group_B = torch.tensor([window for window in range(len(cut)) for _ in range(people)])
@@ -129,13 +129,21 @@ def evaluate_recordings(
             scales=scales,
         )
     )
-    mouths = panel.mouths(video)
-    true = panel.mouths(clips.video_BFCHW).opening_BF
-    scores = {
-        "generated": speech_scores(mouths.opening_BF, audio_BS, lag=lag, group_B=group_B)
-        | {"sync": asdict(metrics.sync_score(panel.sync(video, mouths.centre_BF2, audio_BS)))},
-        "true renders": speech_scores(true, clips.audio_BS, lag=None),
-        "recordings": [path.name for path in paths],
-        "windows": len(cut),
-    }
-    return scores, video, audio_BS
+    return (
+        {
+            "generated": _read(panel, video, audio_BS, lag=lag, group_B=group_B),
+            "true renders": _read(panel, clips.video_BFCHW, clips.audio_BS),
+            "recordings": [path.name for path in paths],
+            "windows": len(cut),
+        },
+        video,
+        audio_BS,
+    )
+
+
+def _read(
+    panel: Panel, video_BFCHW: Tensor, audio_BS: Tensor, *, lag: int | None = None, group_B: Tensor | None = None
+) -> dict[str, Any]:
+    mouths = panel.mouths(video_BFCHW)
+    scores = speech_scores(mouths.opening_BF, audio_BS, lag=lag, group_B=group_B)
+    return scores | {"sync": asdict(metrics.sync_score(panel.sync(video_BFCHW, mouths.centre_BF2, audio_BS)))}

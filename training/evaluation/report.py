@@ -92,6 +92,22 @@ def attribute_rows(rows: dict[str, dict[str, Any]], chosen: Sequence[str]) -> li
     return [["attribute", *present], *([a, *(_cell(rows[r]["text"].get(a)) for r in present)] for a in names)]
 
 
+def speech_rows(speech: dict[str, Any]) -> list[list[str]]:
+    """Recorded speech spoken by generated people, and the same numbers on true renders."""
+    columns: dict[str, Callable[[dict[str, Any]], float | int | None]] = {
+        "envelope": lambda row: row["envelope"]["correlation"],
+        "lag": lambda row: row["envelope"]["lag"],
+        "control": lambda row: row["envelope"]["control"],
+        "open in speech": lambda row: row["opening_in_speech"],
+        "open in pauses": lambda row: row["opening_in_pauses"],
+        "closed in pauses": lambda row: row["closed_in_pauses"],
+        "sync conf.": lambda row: row["sync"]["confidence"],
+        "sync dist.": lambda row: row["sync"]["distance"],
+    }
+    rows = {name: speech[name] for name in ("true renders", "generated")}
+    return [["", *columns], *([name, *(_cell(find(row)) for find in columns.values())] for name, row in rows.items())]
+
+
 def comparison(results: dict[str, Result]) -> str:
     """A Markdown table with one column per result and one line per bound."""
     header = ["", *results, "bound"]

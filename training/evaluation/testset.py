@@ -20,7 +20,7 @@ SEEDS = {"test": 90_001, "dev": 90_002}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSet:
+class HeldOutClips:
     """B held-out clips; pictures are uint8 RGB, ``audio_BS`` is float32 at 16 kHz.
 
     ``reference`` is what a model is given; ``portrait`` shows the same person once more, in other clothes and before
@@ -54,7 +54,7 @@ class TestSet:
 
 def held_out(
     count: int, *, split: Split, height: int, width: int, num_frames: int, device: torch.device | str, chunk: int = 32
-) -> TestSet:
+) -> HeldOutClips:
     """Render ``count`` held-out clips with captions that name every attribute."""
     from training.data.procedural import ATTRIBUTES, ProceduralClips, SpeechBank, caption_from_attributes
     from training.data.procedural.seeds import stream
@@ -70,7 +70,7 @@ def held_out(
     names = [{name: ATTRIBUTES[name][numbers[name][i]] for name in ATTRIBUTES} for i in range(count)]
     captions = [caption_from_attributes(one, stream("evaluation", split, i)) for i, one in enumerate(names)]
     mentions = [stated(caption, one) for caption, one in zip(captions, names, strict=True)]
-    return TestSet(
+    return HeldOutClips(
         video_BFCHW=torch.cat([batch.video for batch in batches]),
         reference_BCHW=torch.cat([batch.reference[:, 0] for batch in batches]),
         portrait_BCHW=clips.portraits(range(count), height, width),
