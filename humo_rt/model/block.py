@@ -50,15 +50,20 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor],
         text: Tensor | KeyValue,
         audio: Tensor | KeyValue | None,
+        face_weight_BQ1: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns the block's output and the hidden state right after audio attention (what the mask predictor reads)."""
+        """Returns the block's output and the hidden state right after audio attention (what the mask predictor reads).
+
+        ``face_weight_BQ1`` scales what audio adds to each token: 1 inside a face, 0 outside, or anything between.
+        """
         parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
         shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = parts
         x = x_BQD.float()
         x = x + gate_attn * self.self_attn(modulate(self.norm1(x), shift_attn, scale_attn), rope)
         x = x + self.cross_attn(self.norm3(x), text)
         if audio is not None:
-            x = x + self.audio_cross_attn_wrapper(x, audio)
+            heard = self.audio_cross_attn_wrapper(x, audio)
+            x = x + (heard if face_weight_BQ1 is None else face_weight_BQ1 * heard)
         after_audio = x
         x = x + gate_ffn * self.ffn(modulate(self.norm2(x), shift_ffn, scale_ffn))
         return x, after_audio

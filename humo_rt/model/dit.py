@@ -9,6 +9,7 @@ L text tokens, E text width, A audio width, K head_dim, P output values per toke
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,8 @@ class HumoDiT(nn.Module):
         audio: Tensor | None = None,
         context: Context | None = None,
         condition: Tensor | None = None,
+        face_mask: Tensor | None = None,
+        rope: tuple[Tensor, Tensor] | None = None,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict the velocity.
@@ -101,6 +104,9 @@ class HumoDiT(nn.Module):
             audio: (B, T, window, bands, A) or None, which leaves the audio attention out.
             context: what ``project_context`` returned, instead of ``text_embeds`` and ``audio``.
             condition: (B, 20, T, H, W) for models with ``"channels"`` injection.
+            face_mask: (B, T, H, W) in 0..1, where audio acts; its mean over a patch weighs the token's audio attention.
+                None acts everywhere, as the published models do.
+            rope: the ``rope_table`` of this size, if the caller keeps it.
             return_face_mask: also return the mask predictor's logits (B, T, H, W).
 
         Returns:
@@ -112,18 +118,19 @@ class HumoDiT(nn.Module):
         x = self.patch_embedding(inputs.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         embedding_BD = self.time_embedding(timestep_B)
         time_B6D = self.time_projection(embedding_BD)
-        rope = rope_table(*grid, self.config.head_dim, x.device)
+        rope = rope or rope_table(*grid, self.config.head_dim, x.device)
+        weight_BQ1 = None if face_mask is None else self._token_weights(face_mask)
         texts, audios = self._block_contexts(text_embeds, audio, context)
 
-        hidden_states = []
+        kept = deque(maxlen=PREDICTING_BLOCKS if return_face_mask else 0)
         for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
-            x, after_audio = block(x, time_B6D, rope, text_i, audio_i)
-            hidden_states.append(after_audio)
+            x, after_audio = block(x, time_B6D, rope, text_i, audio_i, weight_BQ1)
+            kept.append(after_audio)
 
         velocity = self._unpatchify(self.head(x, embedding_BD), grid)
         if not return_face_mask:
             return velocity
-        logits = self._unpatchify(self.mask_predictor(hidden_states[-PREDICTING_BLOCKS:]), grid)
+        logits = self._unpatchify(self.mask_predictor(list(kept)), grid)
         return velocity, logits[:, 0]
 
     def _block_contexts(self, text_embeds, audio, context):
@@ -148,6 +155,9 @@ class HumoDiT(nn.Module):
         if any(size % patch for size, patch in zip(sizes, self.config.patch_size, strict=True)):
             raise ValueError(f"latent size {tuple(sizes)} is not a multiple of the patch {self.config.patch_size}")
         return tuple(size // patch for size, patch in zip(sizes, self.config.patch_size, strict=True))
+
+    def _token_weights(self, face_mask_BTHW: Tensor) -> Tensor:
+        return F.avg_pool3d(face_mask_BTHW.float(), self.config.patch_size).flatten(1).unsqueeze(-1)
 
     def _check_inputs(self, inputs: Tensor, audio: Tensor | None, return_face_mask: bool) -> None:
         if inputs.shape[1] != self.config.in_channels:

@@ -100,6 +100,19 @@ def test_mask_predictor_reads_every_token_and_leaves_the_velocity_alone() -> Non
     assert model.mask_predictor.layers[0].weight.grad.abs().sum() > 0
 
 
+def test_face_mask_confines_the_audio() -> None:
+    torch.manual_seed(0)
+    model, inputs = HumoDiT(tiny_config()), tiny_inputs()
+    everywhere = torch.ones(2, 3, 4, 6)
+    with torch.no_grad():
+        assert torch.equal(model(**inputs, face_mask=everywhere), model(**inputs))
+        nowhere = model(**inputs, face_mask=torch.zeros_like(everywhere))
+        torch.testing.assert_close(nowhere, model(**{**inputs, "audio": None}))
+        half = everywhere.clone()
+        half[..., 3:] = 0
+        assert not torch.equal(model(**inputs, face_mask=half), model(**inputs))
+
+
 def test_bf16_weights_stay_close_to_float32() -> None:
     torch.manual_seed(0)
     model, inputs = HumoDiT(tiny_config()), tiny_inputs()
