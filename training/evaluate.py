@@ -108,7 +108,7 @@ def _full(
     result: report.Result = {"settings": settings, "rows": rows}
     sounds = {name: clips.audio_BS[:3].cpu() for name in kept}
     if generator.dit.mask_predictor is not None:
-        order = protocol.order_for(protocol.RUNS[3], clips)
+        order = protocol.order_for(protocol.TIA, clips)
         by_timestep = generator.mask_iou(order, clips.video_BFCHW, clips.face_BFHW)
         values = {str(timestep): iou.mean().item() for timestep, iou in by_timestep.items()}
         result["mask_iou"] = values | {"mean": sum(values.values()) / len(values)}

@@ -38,11 +38,12 @@ class Run:
     sound: Literal["speech", "silence", "none"] = "none"
 
 
+TIA = Run(name="TIA", caption="anonymous", image=True, sound="speech")
 RUNS = (
     Run(name="T", caption="full"),
     Run(name="TI", caption="anonymous", image=True),
     Run(name="TA", caption="full", sound="speech"),
-    Run(name="TIA", caption="anonymous", image=True, sound="speech"),
+    TIA,
     Run(name="TIA full caption", caption="full", image=True, sound="speech"),
     Run(name="TIA silence", caption="anonymous", image=True, sound="silence"),
     Run(name="none", caption="empty"),

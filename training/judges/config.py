@@ -9,11 +9,18 @@ JUDGE_NAMES = ("mouth", "identity", "attributes", "sync")
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """Which renders: the first ``clips`` of the training split's set ``seed``, speaking ``utterances`` utterances."""
+    """Which renders: the first ``clips`` of the training split's set ``seed``, speaking ``utterances`` utterances.
+
+    ``natural_share`` of the utterances come from a natural voice (see ``SpeechBank.build``); ``speech`` is the file of
+    a bank to use instead of speaking a new one. ``augment_audio`` colours the sound as rooms and microphones would.
+    """
 
     seed: int = 7001
     clips: int = 1024
     utterances: int = 1024
+    natural_share: float = 0.0
+    speech: str | None = None
+    augment_audio: bool = True
     height: int = 128
     width: int = 128
     num_frames: int = 97

@@ -12,7 +12,7 @@ import functools
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from torch import Tensor
 from training.judges.config import PoolConfig
 from training.judges.networks import HEAT_STRIDE
 from training.judges.windows import log_mel, smooth_centres
+
+if TYPE_CHECKING:
+    from training.data.procedural import SpeechBank
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +77,9 @@ def mask_centres(mask_BFHW: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=1)
 def rendered_pool(config: PoolConfig, device: torch.device) -> Pool:
     """Render the pool, or return the one this process has already rendered from the same ``config``."""
-    from training.data.procedural import ProceduralClips, SpeechBank
+    from training.data.procedural import ProceduralClips
 
     start = time.perf_counter()
-    speech = SpeechBank.build(config.utterances, seed=config.seed, split="train", num_frames=config.num_frames)
     clips = ProceduralClips(
         config.seed,
         split="train",
@@ -85,7 +87,8 @@ def rendered_pool(config: PoolConfig, device: torch.device) -> Pool:
         width=config.width,
         num_frames=config.num_frames,
         device=device,
-        speech=speech,
+        speech=_speech(config),
+        augment_audio=config.augment_audio,
     )
     parts = [
         pool_from_batch(clips.sample(list(range(first, min(first + config.chunk, config.clips)))))
@@ -94,6 +97,20 @@ def rendered_pool(config: PoolConfig, device: torch.device) -> Pool:
     pool = _concatenate(parts)
     logger.info("%d clips for the judges spoken and rendered in %.1f s", len(pool), time.perf_counter() - start)
     return pool
+
+
+def _speech(config: PoolConfig) -> SpeechBank:
+    from training.data.procedural import SpeechBank
+
+    if config.speech:
+        return SpeechBank.load(config.speech)
+    return SpeechBank.build(
+        config.utterances,
+        seed=config.seed,
+        split="train",
+        num_frames=config.num_frames,
+        natural_share=config.natural_share,
+    )
 
 
 def _concatenate(parts: list[Pool]) -> Pool:
