@@ -29,6 +29,7 @@ from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import guidance_table
 from humo_rt.sampling.schedule import make_scheduler
 from humo_rt.weights.components import Components, load_components
+from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
 
 
 class Pipeline:
@@ -76,7 +77,7 @@ class Pipeline:
             ValueError: an argument that cannot work, named with its rule and the fix. Nothing is written then.
             RuntimeError: the machine fell short (codec, memory), or the result is not finite.
         """
-        request = GenerationRequest(prompt=prompt, **options).validated(self.config)
+        request = self._accept(GenerationRequest(prompt=prompt, **options))
         clock = StageClock(self.device)
         sound = _read_sound(request, clock)
         frames = np.empty((request.num_frames, request.height, request.width, 3), dtype=np.uint8)
@@ -103,7 +104,7 @@ class Pipeline:
 
     def generate_stream(self, prompt: str, **options: Unpack[GenerateOptions]) -> Iterator[np.ndarray]:
         """Yield blocks (f, H, W, 3) uint8 as they are decoded; an ``output`` is written along the way."""
-        request = GenerationRequest(prompt=prompt, **options).validated(self.config)
+        request = self._accept(GenerationRequest(prompt=prompt, **options))
         clock = StageClock(self.device)
         sound = _read_sound(request, clock)
         with ExitStack() as stack:
@@ -187,6 +188,24 @@ class Pipeline:
                     return
                 frames = block[0].add(1.0).mul(127.5).round().to(torch.uint8)
             yield frames
+
+    def _accept(self, request: GenerationRequest) -> GenerationRequest:
+        """The request completed; RuntimeError when the estimate for its size exceeds the free memory."""
+        request = request.validated(self.config)
+        table = guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
+        branches = max(len(row.weights) for row in table.rows)
+        needed = activation_bytes(
+            self.config,
+            height=request.height,
+            width=request.width,
+            num_frames=request.num_frames,
+            references=max(1, len(request.images)),
+            branches=min(branches, request.branch_batch_size or branches),
+            dtype=self.dit.blocks[0].ffn[0].weight.dtype,
+        )
+        purpose = f"{request.width}x{request.height} with {request.num_frames} frames and {branches} guidance branches"
+        check_memory(needed, available_memory(self.device), purpose)
+        return request
 
     def _open_writer(self, request: GenerationRequest, sound: Sound | None) -> VideoWriter:
         track = {} if sound is None else {"audio": sound.samples_SC, "sample_rate": sound.sample_rate}

@@ -153,6 +153,14 @@ def test_a_result_that_is_not_finite_is_refused(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_size_that_does_not_fit_is_refused_before_any_work(tmp_path) -> None:
+    with pytest.raises(RuntimeError, match="too little memory: 16000x16000 with 97 frames"):
+        tiny_pipeline("frames").generate(
+            PROMPT, height=16_000, width=16_000, num_frames=97, output=tmp_path / "video.mp4"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_interrupting_leaves_no_file(tmp_path) -> None:
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -60,9 +60,10 @@ def activation_bytes(
 
 
 def available_memory(device: torch.device) -> int:
-    """Free bytes on ``device``: of the GPU, or of this process's share of the host (containers have limits)."""
+    """Free bytes on ``device``: of the GPU, what torch keeps for reuse included, or of this process's share of the host (containers have limits)."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     limits = [free for free in (_host_free(), _cgroup_free()) if free is not None]
     return min(limits) if limits else 1 << 62
 
