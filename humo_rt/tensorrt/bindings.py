@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from humo_rt.config import CONDITION_CHANNELS, LATENT_CHANNELS, DiTConfig
 
@@ -40,6 +41,14 @@ class Size:
     frames: int
     height: int
     width: int
+
+    def __str__(self) -> str:
+        return f"{self.branches} branches, {self.frames} frames, {self.height}x{self.width}"
+
+    @classmethod
+    def of_latents(cls, x_BCTHW: Tensor) -> Size:
+        branches, _, frames, height, width = x_BCTHW.shape
+        return cls(branches=branches, frames=frames, height=height, width=width)
 
     def axis(self, axis: Axis, config: DiTConfig) -> int:
         """The length of ``axis``, which is a number already or one of ``DYNAMIC_AXES``."""

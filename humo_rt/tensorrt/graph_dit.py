@@ -1,0 +1,158 @@
+"""A DiT whose forward pass is a compiled graph, called like ``HumoDiT``: the denoise loop cannot tell which it has.
+
+PyTorch still projects text and audio, once per generation; everything else happens in ``run``, which ONNX Runtime
+sessions and TensorRT engines implement. Knows nothing of files.
+
+Shape legend: B branches, C latent channels, T latent frames, H W latent size; N distinct texts or audios.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from humo_rt.config import DiTConfig
+from humo_rt.model.dit import HumoDiT
+from humo_rt.model.embeddings import rope_table, timestep_sinusoid
+from humo_rt.tensorrt import bindings
+from humo_rt.tensorrt.bindings import Size
+from humo_rt.tensorrt.spec import GraphSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class StackedContext:
+    """``humo_rt.model.dit.Context`` with the blocks along a first axis, as graphs take it.
+
+    ``tensors``: by input name, (layers, N, ...) each.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def select(self, text_rows: Tensor, audio_rows: Tensor) -> StackedContext:
+        """One entry per guidance branch from the distinct texts and audios projected."""
+        rows = {
+            bindings.TEXT_KEYS: text_rows,
+            bindings.TEXT_VALUES: text_rows,
+            bindings.AUDIO_KEYS: audio_rows,
+            bindings.AUDIO_VALUES: audio_rows,
+        }
+        return StackedContext({name: self.tensors[name].index_select(1, rows[name]) for name in rows})
+
+
+class GraphDiT(ABC):
+    """Base of the sessions and engines. ``config`` and ``project_context`` are what the sampler needs beside a call."""
+
+    def __init__(self, dit: HumoDiT, spec: GraphSpec, source: str) -> None:
+        """``dit`` projects the context; of its weights no others are used. ``source`` names the file in errors.
+
+        ``ValueError`` if the graph was exported from another model than ``dit``.
+        """
+        _require_same_model(dit.config, spec.config, source)
+        self.config = spec.config
+        self.spec = spec
+        self.source = source
+        self._dit = dit
+        self._rope: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Outputs by name. ``inputs``: contiguous, of the graph's dtypes and shapes, all on one device."""
+
+    @torch.no_grad()
+    def project_context(self, text_embeds: Tensor | Sequence[Tensor], audio_BTWNA: Tensor) -> StackedContext:
+        """As ``HumoDiT.project_context``; a graph always has audio, so its absence is the null audio of zeros."""
+        context = self._dit.project_context(text_embeds, audio_BTWNA)
+        assert context.audio is not None
+        named = {
+            bindings.TEXT_KEYS: [kv.k for kv in context.text],
+            bindings.TEXT_VALUES: [kv.v for kv in context.text],
+            bindings.AUDIO_KEYS: [kv.k for kv in context.audio],
+            bindings.AUDIO_VALUES: [kv.v for kv in context.audio],
+        }
+        return StackedContext({name: torch.stack(layers).to(self.spec.dtype) for name, layers in named.items()})
+
+    def __call__(
+        self,
+        x_BCTHW: Tensor,
+        timestep_B: Tensor,
+        *,
+        context: StackedContext,
+        condition: Tensor | None = None,
+        face_mask: Tensor | None = None,
+        return_face_mask: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """As ``HumoDiT.forward`` with a context. ``ValueError`` for what the graph was not exported with."""
+        size = Size.of_latents(x_BCTHW)
+        inputs = {
+            bindings.LATENTS: x_BCTHW,
+            bindings.TIMESTEP_SINUSOID: timestep_sinusoid(timestep_B, self.config.freq_dim),
+            **self._rope_inputs(size, x_BCTHW.device),
+            **context.tensors,
+        }
+        if condition is not None:
+            inputs[bindings.CONDITION] = condition
+        if self.spec.face_mask:
+            # A mask of ones changes nothing, so one graph serves both cases.
+            everywhere = torch.ones(size.branches, *x_BCTHW.shape[2:], device=x_BCTHW.device)
+            inputs[bindings.FACE_MASK] = everywhere if face_mask is None else face_mask
+        elif face_mask is not None:
+            raise ValueError(f"{self.source} takes no face mask: export it with --face-mask")
+        if return_face_mask and not self.spec.mask_predictor:
+            raise ValueError(f"{self.source} predicts no face mask: export it with --mask-predictor")
+        outputs = self.run(self._conforming(inputs, size))
+        velocity = outputs[bindings.VELOCITY]
+        return (velocity, outputs[bindings.FACE_MASK_LOGITS]) if return_face_mask else velocity
+
+    def _rope_inputs(self, size: Size, device: torch.device) -> dict[str, Tensor]:
+        patch = self.config.patch_size
+        grid = (size.frames // patch[0], size.height // patch[1], size.width // patch[2])
+        if (grid, device) not in self._rope:
+            self._rope = {(grid, device): rope_table(*grid, self.config.head_dim, device)}
+        cos, sin = self._rope[grid, device]
+        return {bindings.ROPE_COS: cos, bindings.ROPE_SIN: sin}
+
+    def _conforming(self, inputs: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
+        """The tensors of the graph in its dtypes, contiguous; ``ValueError`` for one missing or of another shape."""
+        result = {}
+        for binding in self.spec.inputs:
+            if binding.name not in inputs:
+                raise ValueError(f"{self.source} needs the input {binding.name!r}: pass it, as the model requires it")
+            tensor, shape = inputs[binding.name], binding.shape(size, self.config)
+            if tuple(tensor.shape) != shape:
+                raise ValueError(
+                    f"input {binding.name!r} of {self.source} is {list(tensor.shape)}, but latents of {size} "
+                    f"need {list(shape)}: pass inputs made for one size"
+                )
+            result[binding.name] = tensor.to(binding.dtype).contiguous()
+        unused = set(inputs) - set(result)
+        if unused:
+            raise ValueError(f"{self.source} takes no input {', '.join(sorted(unused))}: omit it")
+        return result
+
+
+def keep_context_projections(dit: HumoDiT) -> HumoDiT:
+    """Drop every weight of ``dit`` that ``project_context`` does not use; it can no longer run a forward pass."""
+    for name in ("patch_embedding", "time_embedding", "time_projection", "head", "mask_predictor"):
+        setattr(dit, name, None)
+    for block in dit.blocks:
+        block.self_attn = block.ffn = None
+        for attention in (block.cross_attn, block.audio_cross_attn_wrapper.audio_cross_attn):
+            attention.q = attention.o = attention.norm_q = None
+    return dit
+
+
+def _require_same_model(loaded: DiTConfig, exported: DiTConfig, source: str) -> None:
+    differing = [
+        f"{field.name} {getattr(exported, field.name)} instead of {getattr(loaded, field.name)}"
+        for field in dataclasses.fields(DiTConfig)
+        if field.name != "mask_predictor" and getattr(exported, field.name) != getattr(loaded, field.name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{source} was exported from another model ({', '.join(differing)}): "
+            "choose the preset it belongs to, or export it again"
+        )
