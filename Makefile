@@ -21,9 +21,9 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/installed
-	$(BIN)/humo-rt generate --preset nano \
-		--prompt "A person with short brown hair in a green jacket speaks to the camera in front of a plain wall." \
-		--image $(SAMPLES)/portrait.png --audio $(SAMPLES)/speech.wav --output demo.mp4 --contact-sheet demo.png
+	$(BIN)/humo-rt generate --preset nano --seed 0 \
+		--prompt "A man with curly black hair and a moustache talks to the camera. He wears a blue shirt in front of a red wall." \
+		--image $(SAMPLES)/portrait.png --audio $(SAMPLES)/librivox_0930.wav --output demo.mp4 --contact-sheet demo.png
 
 test: $(VENV)/installed
 	$(BIN)/ruff check .
