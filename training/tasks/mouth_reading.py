@@ -22,8 +22,13 @@ def mouth_survival(true_BCFHW: Tensor, made_BCFHW: Tensor, mouth_BFHW: Tensor) -
     """Correlation of the read with the true mouth size, in true and in reconstructed frames: (B,) each.
 
     Videos in [-1, 1]; ``mouth_BFHW`` marks lips and opening, so its size follows the opening. Clips whose mouth keeps
-    still say nothing: leave them out.
+    still say nothing: leave them out. Computed in float32 whatever surrounds the call: half precision has no solver.
     """
+    with torch.autocast(true_BCFHW.device.type, enabled=False):
+        return _read(true_BCFHW.float(), made_BCFHW.float(), mouth_BFHW)
+
+
+def _read(true_BCFHW: Tensor, made_BCFHW: Tensor, mouth_BFHW: Tensor) -> tuple[Tensor, Tensor]:
     size_BF = mouth_BFHW.float().sum(dim=(2, 3))
     size_BF = size_BF / size_BF.mean(dim=1, keepdim=True).clamp(min=1.0)
     centre_BF2 = _centres(mouth_BFHW)
@@ -64,6 +69,6 @@ def _describe(video_BCFHW: Tensor, centre_BF2: Tensor) -> Tensor:
     y = (centre_BF2[..., :1] + rows) / height * 2 - 1
     x = (centre_BF2[..., 1:] + columns) / width * 2 - 1
     grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), dim=-1)
-    frames = video_BCFHW.float().transpose(1, 2).flatten(0, 1)
+    frames = video_BCFHW.transpose(1, 2).flatten(0, 1)
     window = F.grid_sample(frames, grid.flatten(0, 1), padding_mode="border", align_corners=False)
     return F.avg_pool2d(window, _CELL).flatten(1).unflatten(0, centre_BF2.shape[:2])

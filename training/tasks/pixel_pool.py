@@ -102,12 +102,13 @@ class PixelPool:
         rows = slice(first, first + count)
         return _cutting(self.video_NFCHW[rows], self.region_NFHW[rows])
 
-    def stills(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random reference images as videos of one frame: (count, 3, 1, H, W) in [-1, 1]."""
+    def stills(self, count: int, generator: torch.Generator) -> Cutting:
+        """Random reference images as clips of one frame; nothing in them is marked."""
         device = self.video_NFCHW.device
         clip_B = torch.randint(len(self), (count,), generator=generator, device=device)
         which_B = torch.randint(self.references_NRCHW.shape[1], (count,), generator=generator, device=device)
-        return _to_unit(self.references_NRCHW[clip_B, which_B])[:, :, None]
+        picture_B1CHW = self.references_NRCHW[clip_B, which_B][:, None]
+        return _cutting(picture_B1CHW, torch.zeros_like(picture_B1CHW[:, :, 0]))
 
 
 def _region(clips: Clips) -> Tensor:

@@ -40,9 +40,8 @@ def _people() -> ProceduralSource:
 class VAETaskConfig:
     """``cuts``: what the steps take in turn: (clips, frames, side of a square around the mouth or None for all of it).
 
-    Squares show more of what is difficult; long cuts teach the caches far from the first frame.
-
-    ``stills`` reference images join every step. ``latent_noise`` is the strongest noise added to the latents, in
+    Squares show more of what is difficult; long cuts teach the caches far from the first frame. When all had their turn
+    comes a step of ``stills`` reference images. ``latent_noise`` is the strongest noise added to the latents, in
     standard deviations of each channel: the decoder learns to forgive what a diffusion model gets slightly wrong.
     ``kl_weight`` times half the mean square of the latents only keeps their scale from drifting.
     """
@@ -51,7 +50,7 @@ class VAETaskConfig:
     source: SourceConfig = field(default_factory=_people)
     size: ClipSize = field(default_factory=lambda: ClipSize(height=128, width=128, num_frames=97))
     cuts: tuple[tuple[int, int, int | None], ...] = ((96, 9, 64), (16, 9, None), (96, 9, 64), (8, 21, None))
-    stills: int = 16
+    stills: int = 64
     loss: PictureLossConfig = field(default_factory=PictureLossConfig)
     latent_noise: float = 0.15
     kl_weight: float = 1e-6
@@ -84,26 +83,22 @@ class VAETask:
         held_out = config.source.open("heldout", config.held_out_clips, config.size, device)
         self.held_out = PixelPool.fill(held_out, device)
 
-    def batch(self, moment: Moment) -> tuple[Cutting, Tensor]:
-        """Short clips and still references (S, 3, 1, H, W)."""
-        generator = moment.generator(self.device, "clips")
-        count, frames, side = self.config.cuts[moment.step % len(self.config.cuts)]
-        return self.pool.cut(count, frames, side, generator), self.pool.stills(self.config.stills, generator)
+    def batch(self, moment: Moment) -> Cutting:
+        config, generator = self.config, moment.generator(self.device, "clips")
+        turn = moment.step % (len(config.cuts) + bool(config.stills))
+        if turn == len(config.cuts):
+            return self.pool.stills(config.stills, generator)
+        return self.pool.cut(*config.cuts[turn], generator)
 
-    def loss(self, model: nn.Module, batch: tuple[Cutting, Tensor], moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        cutting, stills = batch
-        config, generator = self.config, moment.generator(self.device, "noise")
-        weight = attention(cutting.face_BFHW, cutting.mouth_BFHW, config.loss)
-        loss, scalars = torch.zeros((), device=self.device), {}
-        for name, true, weights in (("clips", cutting.video_BCFHW, weight), ("stills", stills, None)):
-            if not len(true):
-                continue
-            latents = model.encode(true)
-            made = model.decode(self._disturb(latents, generator))
-            error = picture_loss(made, true, weights, config.loss)
-            loss = loss + error * (1.0 if weights is not None else 0.25)
-            loss = loss + config.kl_weight * 0.5 * latents.square().mean()
-            scalars |= {f"{name}/loss": error, f"{name}/psnr": psnr(made, true).mean()}
+    def loss(self, model: nn.Module, batch: Cutting, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
+        config, true = self.config, batch.video_BCFHW
+        latents = model.encode(true)
+        made = model.decode(self._disturb(latents, moment.generator(self.device, "noise")))
+        weight = attention(batch.face_BFHW, batch.mouth_BFHW, config.loss)
+        error = picture_loss(made, true, weight, config.loss)
+        loss = error + config.kl_weight * 0.5 * latents.square().mean()
+        kind = "stills" if true.shape[2] == 1 else "whole" if true.shape[-1] == config.size.width else "squares"
+        scalars = {f"{kind}/loss": error, f"{kind}/psnr": psnr(made, true).mean()}
         if moment.step % config.validate_every == 0:
             scalars |= self.examine(model)
         return loss, {name: value.detach() for name, value in scalars.items()}

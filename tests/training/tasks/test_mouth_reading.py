@@ -20,6 +20,13 @@ def test_true_frames_are_read_well():
     assert torch.equal(true, made)
 
 
+def test_half_precision_around_the_call_changes_nothing():
+    video, mouth = _clips()
+    expected = mouth_survival(video, video, mouth)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(mouth_survival(video, video.bfloat16(), mouth)[1], expected, atol=0.01, rtol=0)
+
+
 def test_a_mouth_that_stays_shut_does_not_survive():
     video, mouth = _clips()
     generator = torch.Generator().manual_seed(0)

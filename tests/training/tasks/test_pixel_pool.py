@@ -66,5 +66,6 @@ def test_sources_without_masks_mark_nothing():
 
 def test_stills_are_references_as_one_frame_videos(pool):
     stills = pool.stills(3, _generator())
-    assert stills.shape == (3, 3, 1, 48, 32)
-    assert stills.abs().max() <= 1
+    assert stills.video_BCFHW.shape == (3, 3, 1, 48, 32)
+    assert stills.video_BCFHW.abs().max() <= 1
+    assert not stills.mouth_BFHW.any()

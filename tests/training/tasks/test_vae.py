@@ -52,15 +52,13 @@ def test_a_few_steps_lower_the_loss(task):
         optimiser.zero_grad()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.85 * losses[0]
-    assert {"clips/psnr", "stills/psnr"} <= scalars.keys()
+    assert "whole/psnr" in scalars
 
 
 def test_batches_are_functions_of_the_moment_and_take_turns(task):
-    one, same = task.batch(_moment(4)), task.batch(_moment(4))
-    assert torch.equal(one[0].video_BCFHW, same[0].video_BCFHW)
-    assert torch.equal(one[1], same[1])
-    assert one[0].video_BCFHW.shape == (4, 3, 5, 16, 16)
-    assert task.batch(_moment(5))[0].video_BCFHW.shape == (2, 3, 9, 32, 32)
+    assert torch.equal(task.batch(_moment(3)).video_BCFHW, task.batch(_moment(3)).video_BCFHW)
+    shapes = [tuple(task.batch(_moment(step)).video_BCFHW.shape) for step in range(4)]
+    assert shapes == [(4, 3, 5, 16, 16), (2, 3, 9, 32, 32), (2, 3, 1, 32, 32), (4, 3, 5, 16, 16)]
 
 
 def test_examinations_appear_in_the_log_when_due(task):
