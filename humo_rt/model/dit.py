@@ -99,7 +99,7 @@ class HumoDiT(nn.Module):
         Args:
             x_BCTHW: latents entering the step, (B, 16, T, H, W); H and W even. Models with ``"frames"`` injection
                 expect the clean reference latents in the trailing frames.
-            timestep_B: 0 (clean) to 1000 (noise), one per sample.
+            timestep_B: 0 (clean) to 1000 (noise), one per sample; or their ``timestep_sinusoid`` (B, freq_dim).
             text_embeds: (B, L, E) or a list of (L_i, E) with L <= ``text_len``; zero-padded here.
             audio: (B, T, window, bands, A) or None, which leaves the audio attention out.
             context: what ``project_context`` returned, instead of ``text_embeds`` and ``audio``.

@@ -54,8 +54,9 @@ class TimeEmbedding(nn.Sequential):
         )
         self.freq_dim = config.freq_dim
 
-    def forward(self, timestep_B: Tensor) -> Tensor:
-        return super().forward(timestep_sinusoid(timestep_B, self.freq_dim))
+    def forward(self, timestep: Tensor) -> Tensor:
+        """``timestep``: (B,), or the sinusoid (B, freq_dim) of it, which exported graphs take: they have no float64."""
+        return super().forward(timestep if timestep.ndim == 2 else timestep_sinusoid(timestep, self.freq_dim))
 
 
 class TimeProjection(nn.Sequential):
