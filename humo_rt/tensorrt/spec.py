@@ -56,7 +56,7 @@ class GraphSpec:
         fields = json.loads(text)
         if fields.pop("format") != _FORMAT:
             raise ValueError(
-                f"{source} was exported by another version of humo-rt: export it again with humo-rt export"
+                f"{source} was exported by another version of humo-rt: export it again"
             )
         config = fields.pop("config")
         config["patch_size"] = tuple(config["patch_size"])
