@@ -1,0 +1,98 @@
+"""Every kernel on its real workloads: time, bytes a second, percent of the memory's peak, against plain PyTorch.
+
+    python benchmarks/bench_kernels.py [--op guidance_sum] [--json FILE]
+
+Needs an NVIDIA GPU. Each backend passes the op's own cases before it is timed. The L2 cache is overwritten before every
+run. Prints a table, then one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels import registry
+from humo_rt.kernels.testing import check
+
+CUDA = torch.device("cuda")
+WARM_UPS, RUNS = 10, 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--op", choices=registry.OPS, nargs="+", default=list(registry.OPS))
+    parser.add_argument("--json", type=Path, help="file for the report")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("bench_kernels needs an NVIDIA GPU: torch finds none here")
+    peak = peak_bytes_per_second()
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "command": " ".join(sys.argv),
+        "peak_gb_per_second": peak / 1e9,
+        "results": [row for op in args.op for row in bench(op, peak)],
+    }
+    print(f"{report['device']}, torch {report['torch']}, peak {peak / 1e12:.2f} TB/s; microseconds, median of {RUNS}")
+    for row in report["results"]:
+        name = f"{row['op']} {row['workload']}"
+        spread = f"{row['fastest']:.1f}-{row['slowest']:.1f}"
+        print(f"{name:36} {row['backend']:10} {row['median']:8.1f} ({spread:>13}) {row['percent_of_peak']:6.1f} %")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+def bench(op: str, peak: float) -> list[dict[str, Any]]:
+    """One row for each workload and backend, the reference included. A backend that is not here is an error."""
+    backends = (*registry.BACKENDS, registry.REFERENCE)
+    for backend in backends:
+        check(op, backend, CUDA)
+    cases = importlib.import_module(f"humo_rt.kernels.{op}.cases")
+    rows = []
+    for workload, shape in cases.WORKLOADS.items():
+        inputs = cases.make_inputs(shape, torch.bfloat16, CUDA)
+        moved = cases.bytes_moved(*inputs)
+        for backend in backends:
+            times = microseconds(registry.implementation(op, backend), inputs)
+            median = statistics.median(times)
+            timing = {"median": median, "fastest": min(times), "slowest": max(times)}
+            share = {"bytes": moved, "percent_of_peak": 100 * moved / (median * 1e-6) / peak}
+            rows.append({"op": op, "workload": workload, "backend": backend, **timing, **share})
+    return rows
+
+
+def microseconds(run: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> list[float]:
+    """Times of single runs on the GPU's clock, each with a cold L2."""
+    flush = torch.empty(4 * torch.cuda.get_device_properties(CUDA).L2_cache_size, dtype=torch.uint8, device=CUDA)
+    for _ in range(WARM_UPS):
+        run(*inputs)
+    marks = []
+    for _ in range(RUNS):
+        flush.zero_()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run(*inputs)
+        end.record()
+        marks.append((start, end))
+    torch.cuda.synchronize()
+    return [1000 * start.elapsed_time(end) for start, end in marks]
+
+
+def peak_bytes_per_second() -> float:
+    """What the memory's clock and bus width promise: two transfers in each cycle."""
+    properties = torch.cuda.get_device_properties(CUDA)
+    return 2 * properties.memory_clock_rate * 1e3 * properties.memory_bus_width / 8
+
+
+if __name__ == "__main__":
+    main()
