@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from training.config import ParallelConfig
+from training.errors import RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class World:
 def join(device: str | None = None) -> World:
     """Join the process group torchrun announces, or stand alone. ``device`` counts only when alone.
 
-    ``RuntimeError`` when a CUDA device is asked for and there is none.
+    ``RunError`` when a CUDA device is asked for and there is none.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device is None:
@@ -56,7 +57,7 @@ def join(device: str | None = None) -> World:
     chosen = torch.device(device)
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
-            raise RuntimeError(f"device {device} was asked for but this machine shows no CUDA GPU: use --device cpu")
+            raise RunError(f"device {device} was asked for but this machine shows no CUDA GPU: use --device cpu")
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():
         dist.init_process_group(

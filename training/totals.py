@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.errors import RunError
 from training.parallel import World
 
 _NEVER = 2**31 - 1
@@ -43,10 +44,10 @@ class Totals:
         return dict(zip(names, means.tolist(), strict=True))
 
     def check(self, step: int) -> None:
-        """``RuntimeError`` if any loss so far was infinite or not a number."""
+        """``RunError`` if any loss so far was infinite or not a number."""
         bad = int(self._world.reduce(self._first_bad.clone(), dist.ReduceOp.MIN))
         if bad != _NEVER:
-            raise RuntimeError(
+            raise RunError(
                 f"the loss was not finite at step {bad} (noticed at {step}): the last checkpoint predates it; resume "
                 "from it with a lower optimiser.lr or a stricter optimiser.clip_norm"
             )

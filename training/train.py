@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from training import parallel
 from training.config import Recipe, override
+from training.errors import RunError
 from training.profiling import profile_steps
 from training.recipes import RECIPES, recipe
 from training.task import Task
@@ -37,13 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _run(options)
-    except ValueError as error:
+    except (ValueError, RunError) as error:
+        if options.debug:
+            raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        logger.debug("the run failed", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         return 130
     finally:
@@ -137,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="optimiser steps (trainer.steps)")
     add("--max-seconds", type=float, help="end after this long, schedules included (trainer.max_seconds)")
     add("--device", help="cpu, cuda or cuda:1 (default: the first GPU, else the CPU)")
+    add("--debug", action="store_true", help="show where an error comes from")
     add("--profile-steps", type=int, metavar="N", help="time N steps part by part and stop, leaving no checkpoint")
     return parser
 

@@ -7,6 +7,7 @@ import torch
 
 from training.config import override
 from training.recipes import RECIPES, recipe
+from training.task import Task
 from training.tasks.dit import DiTTask
 from training.train import _parser as parser
 from training.train import configured, main, make_task
@@ -35,6 +36,13 @@ TRAINED = {
     "nano-stage2-no-focus": {"self-attention", "audio attention", "audio projection"},
     "nano-single-stage": {"self-attention", "audio attention", "audio projection", "mask predictor"},
 }
+
+
+def test_every_recipe_names_a_task():
+    for name in RECIPES:
+        chosen = recipe(name)
+        assert isinstance(make_task(chosen), Task)
+        assert chosen.artifact.endswith(".safetensors")
 
 
 @pytest.mark.parametrize("name", DIT_RECIPES)

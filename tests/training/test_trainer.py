@@ -12,6 +12,7 @@ import torch
 from tests.training.toy import ToyConfig, ToyTask, toy_settings
 from training import optimise
 from training.config import EMAConfig, OptimiserConfig
+from training.errors import RunError
 from training.parallel import join
 from training.task import Moment
 from training.trainer import Trainer
@@ -76,7 +77,7 @@ def test_frozen_parameters_stay_and_are_exported(tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_before_the_checkpoint(tmp_path):
-    with pytest.raises(RuntimeError, match="not finite at step 5"):
+    with pytest.raises(RunError, match="not finite at step 5"):
         run(tmp_path, task=ToyTask(ToyConfig(nan_at=5)), log_every=100)
     assert (tmp_path / "latest").read_text().strip() == "step-00000004"
 

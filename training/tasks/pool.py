@@ -81,7 +81,8 @@ class LatentPool:
             latents_BCTHW=self.latents_NCTHW[clip_B, :, :frames].float(),
             references_BCSHW=self._references(clip_B, choice.reference_B, image_B, slots),
             image_B=image_B,
-            text_BLE=self.text_ULE[row_B * choice.text_B],
+            # Float32, because the model stacks texts, and stacking refuses to mix halves under autocast.
+            text_BLE=self.text_ULE[row_B * choice.text_B].float(),
             audio_BTWNA=audio,
             face_BTHW=self.face_NTHW[clip_B, :frames].float(),
             mouth_BTHW=self.mouth_NTHW[clip_B, :frames].float(),

@@ -89,7 +89,9 @@ class ProceduralSource:
         logger.info("%d utterances spoken for %s", len(bank), split)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            bank.save(path)
+            partial = path.with_name(f".part-{path.name}")
+            bank.save(partial)
+            partial.replace(path)
         return bank
 
 
