@@ -53,7 +53,7 @@ class TestWheel:
 
 
 class TestStart:
-    """Processor time, not wall time, and the best of three: other work on the machine must not fail these."""
+    """Processor time, not wall time, and three tries: other work on the machine must not fail these."""
 
     def test_importing_is_cheap_beyond_torch(self):
         code = (
@@ -65,11 +65,11 @@ class TestStart:
             "assert not loaded, loaded\n"
             "sys.stdout.write(str(seconds))"
         )
-        assert min(float(run(sys.executable, "-c", code)) for _ in range(3)) < 0.3
+        assert any(float(run(sys.executable, "-c", code)) < 0.3 for _ in range(3))
 
     def test_help_answers_at_once(self):
         command = Path(sys.executable).with_name("humo-rt")
-        assert min(processor_seconds(command, "--help") for _ in range(3)) < 0.5
+        assert any(processor_seconds(command, "--help") < 0.5 for _ in range(3))
 
 
 def run(*command: str | Path) -> str:

@@ -99,7 +99,6 @@ class TestName:
         code = (
             "import sys\n"
             "from transformers.utils.import_utils import is_kernels_available\n"
-            "from transformers import UMT5EncoderModel\n"
             "sys.stdout.write(str(is_kernels_available()))"
         )
         assert self.run(code) == "False"
