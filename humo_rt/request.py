@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -24,7 +24,7 @@ from humo_rt.media import Sound, check_output_path, read_image, read_sound
 from humo_rt.media.audio import AudioSource
 from humo_rt.media.image import ImageSource
 from humo_rt.progress import step_bar
-from humo_rt.sampling.guidance import DEFAULT_IMAGE_SCALE, DEFAULT_SWITCH, GUIDANCE, GuidanceTable, guidance_table
+from humo_rt.sampling.guidance import NUMBERS, GuidanceTable, guidance_numbers, guidance_table
 from humo_rt.sampling.schedule import SAMPLERS
 
 logger = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ class GenerateOptions(TypedDict, total=False):
     num_frames: 4n + 1 frames at 25 per second; without it as long as the audio, at most what the model is made for.
     num_inference_steps: denoising steps, 1..1000.
     seed: whole number >= 0; drawn at random and reported when left out. generator: a torch.Generator instead of it.
-    guidance: a name ("humo-1.7b", "humo-17b", "paper", "none") or a ``GuidanceTable``.
+    guidance: a name ("humo-1.7b", "humo-17b", "paper", "none"), a ``GuidanceTable`` or the rows of one.
     guidance_scale, audio_guidance_scale, image_guidance_scale: weight of text, audio and images, >= 0.
     guidance_switch_timestep: where "humo-17b" changes its formula, 0..1000, 1000 is noise.
     flow_shift: > 0; larger values spend more steps on the coarse structure.
-    sampler: "unipc" or "euler".
+    sampler: "unipc" (the default) or "euler".
     branch_batch_size: guidance branches computed at once; all of them when left out. Fewer need less memory.
     callback_on_step_end: called as (pipeline, step, timestep, {"latents": tensor}) after every step; latents in the
         dict it returns, if any, replace the current ones.
@@ -63,13 +63,13 @@ class GenerateOptions(TypedDict, total=False):
     num_inference_steps: int | None
     seed: int | None
     generator: torch.Generator | None
-    guidance: str | GuidanceTable | None
+    guidance: str | GuidanceTable | Sequence[Mapping[str, Any]] | None
     guidance_scale: float | None
     audio_guidance_scale: float | None
     image_guidance_scale: float | None
     guidance_switch_timestep: float | None
     flow_shift: float | None
-    sampler: str
+    sampler: str | None
     branch_batch_size: int | None
     callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None
     output: str | os.PathLike[str] | None
@@ -90,13 +90,13 @@ class GenerationRequest:
     num_inference_steps: int | None = None
     seed: int | None = None
     generator: torch.Generator | None = None
-    guidance: str | GuidanceTable | None = None
+    guidance: str | GuidanceTable | Sequence[Mapping[str, Any]] | None = None
     guidance_scale: float | None = None
     audio_guidance_scale: float | None = None
     image_guidance_scale: float | None = None
     guidance_switch_timestep: float | None = None
     flow_shift: float | None = None
-    sampler: str = "unipc"
+    sampler: str | None = None
     branch_batch_size: int | None = None
     callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None = None
     output: str | os.PathLike[str] | None = None
@@ -118,6 +118,10 @@ class GenerationRequest:
         """The request with every default of ``config`` filled in. ``ValueError`` for what cannot work."""
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise ValueError(f"prompt {self.prompt!r} is empty: describe the video in a sentence")
+        if not isinstance(self.negative_prompt, str | None):
+            raise ValueError(f"negative_prompt {self.negative_prompt!r} is not a text: give one, or '' for none")
+        if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
+            raise ValueError(f"callback_on_step_end {self.callback_on_step_end!r} is not a function: give one")
         for image in self.images:
             read_image(image)
         sound = None if self.audio is None else read_sound(self.audio)
@@ -132,7 +136,7 @@ class GenerationRequest:
             ),
             seed=_seed(self.seed, self.generator),
             flow_shift=rules.real("flow_shift", _first(self.flow_shift, config.flow_shift), 0.0, above=True),
-            sampler=_sampler(self.sampler),
+            sampler=_sampler(_first(self.sampler, "unipc")),
             branch_batch_size=_optional_whole("branch_batch_size", self.branch_batch_size),
             output=None if self.output is None else check_output_path(self.output),
             **self._resolved_guidance(config),
@@ -140,8 +144,7 @@ class GenerationRequest:
 
     def guidance_options(self) -> dict[str, float]:
         """The scales and the switch, as ``guidance_table`` takes them; those that are None are left out."""
-        names = (*SCALES, "guidance_switch_timestep")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
 
     def step_observer(self, pipeline: Any) -> Callable[[int, int, Tensor], Tensor] | None:
         """What the denoise loop calls after each step to report progress and run the user's callback; None if nothing.
@@ -169,7 +172,7 @@ class GenerationRequest:
         values["image"] = [_describe(image) for image in self.images]
         values["audio"] = None if self.audio is None else _describe(self.audio)
         if isinstance(self.guidance, GuidanceTable):
-            values["guidance"] = [{"above": row.above, "weights": dict(row.weights)} for row in self.guidance.rows]
+            values["guidance"] = self.guidance.to_rows()
         return values
 
     def _resolved_guidance(self, config: ModelConfig) -> dict[str, Any]:
@@ -180,21 +183,13 @@ class GenerationRequest:
         if self.guidance_switch_timestep is not None:
             rules.real("guidance_switch_timestep", self.guidance_switch_timestep, 0.0, MAX_TIMESTEP)
         guidance = config.guidance if self.guidance is None else self.guidance
+        if not isinstance(guidance, str | GuidanceTable):
+            guidance = GuidanceTable.from_rows(guidance)
         guidance_table(config, self.mode, guidance, **self.guidance_options())
-        if isinstance(guidance, GuidanceTable):
-            return {"guidance": guidance}
-        resolved = {
-            "guidance": guidance,
-            "guidance_scale": _first(self.guidance_scale, config.guidance_scale),
-            "audio_guidance_scale": _first(self.audio_guidance_scale, config.audio_guidance_scale),
-        }
-        if GUIDANCE[guidance].has_image_scale:
-            scale = _first(self.image_guidance_scale, config.image_guidance_scale, DEFAULT_IMAGE_SCALE)
-            resolved["image_guidance_scale"] = scale
-        if GUIDANCE[guidance].has_switch:
-            switch = _first(self.guidance_switch_timestep, config.guidance_switch_timestep, DEFAULT_SWITCH)
-            resolved["guidance_switch_timestep"] = switch
-        return resolved
+        numbers = {}
+        if isinstance(guidance, str):
+            numbers = guidance_numbers(config, guidance, self.guidance_options())
+        return {"guidance": guidance, **numbers}
 
 
 def _first(*values: Any) -> Any:
@@ -229,6 +224,9 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
     if generator is not None:
         if seed is not None and seed != generator.initial_seed():
             raise ValueError(f"seed {seed} and a generator are given: give only one of them")
+        fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+        if not torch.equal(fresh.get_state(), generator.get_state()):
+            logger.warning("the generator has been used before: its seed alone does not make this video again")
         return generator.initial_seed()
     return secrets.randbelow(2**31) if seed is None else rules.whole("seed", seed, 0, rules.MAX_SEED)
 

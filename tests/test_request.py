@@ -111,6 +111,11 @@ def test_long_audio_is_cut_to_what_the_model_is_made_for_with_one_warning(caplog
         ({"seed": 4, "generator": torch.Generator().manual_seed(5)}, "seed 4 and a generator are given"),
         ({"sampler": "heun"}, "unknown sampler 'heun': choose one of unipc, euler"),
         ({"guidance": "strong"}, "unknown guidance 'strong'"),
+        ({"guidance": 3}, "guidance rows 3 are not of the form"),
+        ({"guidance": "none", "guidance_scale": 3.0}, "'none' does not use guidance_scale"),
+        ({"negative_prompt": 3}, "negative_prompt 3 is not a text"),
+        ({"callback_on_step_end": "print"}, "callback_on_step_end 'print' is not a function"),
+        ({"audio": np.zeros(RATE, np.float32)}, r"audio of type ndarray .* give a path or \(samples, rate\)"),
         ({"guidance": "humo-17b", "guidance_switch_timestep": 1001}, "guidance_switch_timestep 1001 is above 1000"),
         ({"branch_batch_size": 0}, "branch_batch_size 0 is below 1"),
         ({"audio": speech(600)}, r"audio of 0\.037 s is shorter than one frame"),
@@ -140,11 +145,21 @@ def test_settings_are_json_and_make_the_same_request(tmp_path):
 
 def test_settings_describe_arrays_and_tables():
     table = GuidanceTable((GuidanceRow({"TIA": 2.0, "TA": -1.0}, above=500.0), GuidanceRow({"TIA": 1.0})))
-    settings = request(image=[PORTRAIT, Image.fromarray(PORTRAIT)], audio=speech(RATE), guidance=table).validated(NANO)
-    settings = json.loads(json.dumps(settings.settings()))
+    given = request(image=[PORTRAIT, Image.fromarray(PORTRAIT)], audio=speech(RATE), guidance=table).validated(NANO)
+    settings = json.loads(json.dumps(given.settings()))
     assert settings["image"] == ["<image of 30x20>"] * 2
     assert settings["audio"] == "<samples (16000,) at 16000 Hz>"
     assert settings["guidance"][0] == {"above": 500.0, "weights": {"TIA": 2.0, "TA": -1.0}}
+    assert request(guidance=settings["guidance"]).validated(NANO).guidance == table
+
+
+def test_a_used_generator_is_said_not_to_be_a_seed(caplog):
+    generator = torch.Generator().manual_seed(3)
+    assert request(generator=generator).validated(NANO).seed == 3
+    assert not caplog.records
+    torch.randn(1, generator=generator)
+    request(generator=generator).validated(NANO)
+    assert "used before" in caplog.text
 
 
 def test_a_step_reports_progress_and_lets_the_callback_change_the_latents():

@@ -65,6 +65,8 @@ def read_sound(source: AudioSource) -> Sound:
         return source
     if isinstance(source, tuple):
         return _from_array(source)
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"audio of type {type(source).__name__} has no sample rate: give a path or (samples, rate)")
     path = Path(source)
     _require_file(path)
     samples_SC, rate = _decode(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from humo_rt.config import ModelConfig
 
@@ -66,6 +67,20 @@ class GuidanceTable:
         for row in self.rows:
             _check_weights(row.weights)
 
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> GuidanceTable:
+        """From what ``to_rows`` gave, also after a way through JSON. ``ValueError`` for anything else."""
+        try:
+            return cls(tuple(GuidanceRow(dict(row["weights"]), row.get("above")) for row in rows))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f'guidance rows {rows!r} are not of the form [{{"above": 980, "weights": {{"TIA": 1}}}}, ...]'
+            ) from error
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Plain lists, dictionaries and numbers, ready for JSON."""
+        return [{"above": row.above, "weights": dict(row.weights)} for row in self.rows]
+
     def at(self, timestep: float) -> Mapping[str, float]:
         """Branch weights at ``timestep`` (0..1000, 1000 = noise)."""
         return next(row.weights for row in self.rows if row.above is None or timestep > row.above)
@@ -102,48 +117,75 @@ def _chain(*steps: tuple[float, str, str], base: str) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight}
 
 
-def _humo_17b(mode: str, text: float, audio: float, image: float | None, switch: float | None) -> GuidanceTable:
+def _humo_17b(
+    mode: str, *, guidance_scale: float, audio_guidance_scale: float, guidance_switch_timestep: float
+) -> GuidanceTable:
     """Audio and text terms; above the switch the reference images stay in every branch."""
+    audio, text = audio_guidance_scale, guidance_scale
     if "I" not in mode:
         table = GuidanceTable((GuidanceRow(_chain((audio, "TA", "T"), (text, "T", "0"), base="0")),))
         return table.restricted_to(mode)
-    early = GuidanceRow(_chain((audio, "TIA", "TI"), (text, "TI", "I"), base="I"), above=switch)
+    early = GuidanceRow(_chain((audio, "TIA", "TI"), (text, "TI", "I"), base="I"), above=guidance_switch_timestep)
     late = GuidanceRow(_chain((audio, "TIA", "TI"), (text - 2.0, "TI", "0"), base="0"))
     return GuidanceTable((early, late)).restricted_to(mode)
 
 
-def _humo_1_7b(mode: str, text: float, audio: float, image: float | None, switch: float | None) -> GuidanceTable:
+def _humo_1_7b(
+    mode: str, *, guidance_scale: float, audio_guidance_scale: float, image_guidance_scale: float
+) -> GuidanceTable:
     """Image, audio and text terms, each against the branch without it."""
-    steps = ((image, "TIA", "TA"), (audio, "TA", "T"), (text, "T", "0"))
+    steps = ((image_guidance_scale, "TIA", "TA"), (audio_guidance_scale, "TA", "T"), (guidance_scale, "T", "0"))
     return GuidanceTable((GuidanceRow(_chain(*steps, base="0")),)).restricted_to(mode)
 
 
-def _paper(mode: str, text: float, audio: float, image: float | None, switch: float | None) -> GuidanceTable:
+def _paper(
+    mode: str, *, guidance_scale: float, audio_guidance_scale: float, image_guidance_scale: float
+) -> GuidanceTable:
     """Equation 4 of the paper, one row. Its time-adaptive weights are not published: give a table for those."""
-    steps = ((audio, "TIA", "TI"), (image, "TI", "T"), (text, "T", "0"))
+    steps = ((audio_guidance_scale, "TIA", "TI"), (image_guidance_scale, "TI", "T"), (guidance_scale, "T", "0"))
     return GuidanceTable((GuidanceRow(_chain(*steps, base="0")),)).restricted_to(mode)
 
 
-def _none(mode: str, text: float, audio: float, image: float | None, switch: float | None) -> GuidanceTable:
+def _none(mode: str) -> GuidanceTable:
     """One branch with everything that is given: for distilled weights."""
     return GuidanceTable((GuidanceRow({branch_name(mode): 1.0}),))
 
 
 @dataclass(frozen=True)
 class GuidancePreset:
-    build: Callable[[str, float, float, float | None, float | None], GuidanceTable]
-    has_image_scale: bool
-    has_switch: bool
+    """A formula and the names of the numbers in it."""
+
+    build: Callable[..., GuidanceTable]
+    numbers: tuple[str, ...]
 
 
+_SCALES = ("guidance_scale", "audio_guidance_scale")
+NUMBERS = (*_SCALES, "image_guidance_scale", "guidance_switch_timestep")
 GUIDANCE: dict[str, GuidancePreset] = {
-    "humo-17b": GuidancePreset(_humo_17b, has_image_scale=False, has_switch=True),
-    "humo-1.7b": GuidancePreset(_humo_1_7b, has_image_scale=True, has_switch=False),
-    "paper": GuidancePreset(_paper, has_image_scale=True, has_switch=False),
-    "none": GuidancePreset(_none, has_image_scale=False, has_switch=False),
+    "humo-17b": GuidancePreset(_humo_17b, (*_SCALES, "guidance_switch_timestep")),
+    "humo-1.7b": GuidancePreset(_humo_1_7b, (*_SCALES, "image_guidance_scale")),
+    "paper": GuidancePreset(_paper, (*_SCALES, "image_guidance_scale")),
+    "none": GuidancePreset(_none, ()),
 }
-DEFAULT_IMAGE_SCALE = 4.0
-DEFAULT_SWITCH = 980.0
+# For a formula that is not the model's own: the model's configuration has no such number.
+_FALLBACK = {"image_guidance_scale": 4.0, "guidance_switch_timestep": 980.0}
+
+
+def guidance_numbers(config: ModelConfig, guidance: str | None, given: Mapping[str, float | None]) -> dict[str, float]:
+    """The numbers in formula ``guidance`` (default: the model's own): as given, else from ``config``.
+
+    ``given``: by name, None where nothing is given. ``ValueError`` for an unknown formula, or a number it does not use.
+    """
+    name = config.guidance if guidance is None else guidance
+    if name not in GUIDANCE:
+        raise ValueError(f"unknown guidance {name!r}: choose one of {', '.join(GUIDANCE)} or pass a GuidanceTable")
+    numbers = GUIDANCE[name].numbers
+    for number, value in given.items():
+        if value is not None and number not in numbers:
+            others = [other for other, preset in GUIDANCE.items() if number in preset.numbers]
+            raise ValueError(f"guidance {name!r} does not use {number}: drop it, or choose {' or '.join(others)}")
+    candidates = ((number, (given.get(number), getattr(config, number), _FALLBACK.get(number))) for number in numbers)
+    return {number: next(value for value in values if value is not None) for number, values in candidates}
 
 
 def guidance_table(
@@ -156,42 +198,19 @@ def guidance_table(
     image_guidance_scale: float | None = None,
     guidance_switch_timestep: float | None = None,
 ) -> GuidanceTable:
-    """The table for one generation; what is None comes from ``config``.
+    """The table for one generation in ``mode`` (T, TI, TA or TIA); numbers that are None come from ``config``.
 
-    ``guidance`` is a name in ``GUIDANCE`` or a table of your own, which the scales do not touch.
-    ``ValueError`` for an unknown name, or a scale or switch the chosen guidance has no use for.
+    ``guidance`` is a name in ``GUIDANCE`` (default: the model's own) or a table of your own. ``ValueError`` for an
+    unknown name, or a number that the chosen guidance does not use.
     """
-    given = {
-        "guidance_scale": guidance_scale,
-        "audio_guidance_scale": audio_guidance_scale,
-        "image_guidance_scale": image_guidance_scale,
-        "guidance_switch_timestep": guidance_switch_timestep,
-    }
-    unused = [name for name, value in given.items() if value is not None]
+    values = (guidance_scale, audio_guidance_scale, image_guidance_scale, guidance_switch_timestep)
+    given = dict(zip(NUMBERS, values, strict=True))
     if isinstance(guidance, GuidanceTable):
+        unused = [name for name, value in given.items() if value is not None]
         if unused:
             raise ValueError(f"{', '.join(unused)} cannot change a guidance table: put the numbers into its rows")
         return guidance.restricted_to(mode)
-    name = config.guidance if guidance is None else guidance
-    if name not in GUIDANCE:
-        raise ValueError(f"unknown guidance {name!r}: choose one of {', '.join(GUIDANCE)} or pass a GuidanceTable")
-    preset = GUIDANCE[name]
-    if image_guidance_scale is not None and not preset.has_image_scale:
-        raise ValueError(
-            f"guidance {name!r} has no image term: drop image_guidance_scale or choose 'humo-1.7b' or 'paper'"
-        )
-    if guidance_switch_timestep is not None and not preset.has_switch:
-        raise ValueError(f"guidance {name!r} does not switch: drop guidance_switch_timestep or choose 'humo-17b'")
-    if guidance_switch_timestep is not None:
-        _check_timestep(guidance_switch_timestep)
-    return preset.build(
-        mode,
-        _first(guidance_scale, config.guidance_scale),
-        _first(audio_guidance_scale, config.audio_guidance_scale),
-        _first(image_guidance_scale, config.image_guidance_scale, DEFAULT_IMAGE_SCALE),
-        _first(guidance_switch_timestep, config.guidance_switch_timestep, DEFAULT_SWITCH),
-    )
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
+    numbers = guidance_numbers(config, guidance, given)
+    if "guidance_switch_timestep" in numbers:
+        _check_timestep(numbers["guidance_switch_timestep"])
+    return GUIDANCE[config.guidance if guidance is None else guidance].build(mode, **numbers)

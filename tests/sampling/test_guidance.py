@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -74,12 +75,30 @@ def test_own_table_switches_anywhere_and_drops_missing_conditions() -> None:
     assert guidance_table(HUMO_1_7B, "TIA", table) == table.restricted_to("TIA")
 
 
+def test_a_table_comes_back_from_json() -> None:
+    table = GuidanceTable((GuidanceRow({"TIA": 2.0, "T": -1.0}, above=500.5), GuidanceRow({"0": 1})))
+    assert GuidanceTable.from_rows(json.loads(json.dumps(table.to_rows()))) == table
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: guidance_table(HUMO_17B, "TIA", "best"), "unknown guidance 'best'"),
-        (lambda: guidance_table(HUMO_17B, "TIA", image_guidance_scale=2.0), "no image term"),
-        (lambda: guidance_table(HUMO_1_7B, "TIA", guidance_switch_timestep=900), "does not switch"),
+        (
+            lambda: guidance_table(HUMO_17B, "TIA", image_guidance_scale=2.0),
+            "does not use image_guidance_scale: drop it, or choose humo-1.7b or paper",
+        ),
+        (
+            lambda: guidance_table(HUMO_1_7B, "TIA", guidance_switch_timestep=900),
+            "does not use guidance_switch_timestep",
+        ),
+        (lambda: guidance_table(HUMO_17B, "TIA", "none", guidance_scale=3.0), "'none' does not use guidance_scale"),
+        (
+            lambda: guidance_table(HUMO_17B, "TIA", GuidanceTable((GuidanceRow({"T": 1.0}),)), guidance_scale=3.0),
+            "rows",
+        ),
+        (lambda: GuidanceTable.from_rows([{"T": 1.0}]), "not of the form"),
+        (lambda: GuidanceTable.from_rows(3), "not of the form"),
         (lambda: guidance_table(HUMO_17B, "TIA", guidance_switch_timestep=1001), "outside 0..1000"),
         (lambda: GuidanceTable(()), "ends with a row"),
         (lambda: GuidanceTable((GuidanceRow({"T": 1.0}, above=3.0),)), "ends with a row"),
