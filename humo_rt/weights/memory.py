@@ -60,7 +60,10 @@ def activation_bytes(
 
 
 def available_memory(device: torch.device) -> int:
-    """Free bytes on ``device``: of the GPU, what torch keeps for reuse included, or of this process's share of the host (containers have limits)."""
+    """Free bytes on ``device``: of the GPU, what torch keeps for reuse included, or of the host.
+
+    Of the host, this process's share: containers have limits.
+    """
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached

@@ -80,7 +80,9 @@ def speak(engines: Engines, seed: int, split: Split, index: int, num_frames: int
     engine, voice, name = _cast(engines, rng, split, gender)
     effort = float(rng.uniform(0.88, 1.12))
     duration = num_frames / FPS
-    cursor = {"whole": -rng.uniform(0.0, 1.5), "late": rng.uniform(0.4, 0.45 * duration)}.get(mode, rng.uniform(0, 0.3))
+    latest = 0.45 * duration
+    starts = {"whole": -rng.uniform(0.0, 1.5), "late": rng.uniform(min(0.4, latest), latest)}
+    cursor = starts.get(mode, rng.uniform(0, 0.3))
     long_pause_after = int(rng.integers(1, 3)) if mode == "pause" else 0
     sentences_left = 0 if mode == "silent" else 1 if mode == "early" else 99
     timeline = np.zeros(num_samples(num_frames), np.float32)
@@ -88,7 +90,7 @@ def speak(engines: Engines, seed: int, split: Split, index: int, num_frames: int
     words: list[str] = []
     while cursor < duration and sentences_left:
         text = sentence(rng, split)
-        if mode == "early" and len(text.split()) > 2.2 * duration:
+        if mode == "early" and len(text.split()) > max(SHORT_SENTENCE, 2.2 * duration):
             continue
         samples, spoken, rate = engine.synthesise(text, voice)
         sound, spoken, length = _sound(samples, spoken, rate)

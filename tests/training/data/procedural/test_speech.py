@@ -102,3 +102,8 @@ def test_voices_and_sentences_of_the_splits_are_disjoint():
     rng = stream("test")
     assert all(is_heldout(sentence(rng, "heldout")) for _ in range(20))
     assert not any(is_heldout(sentence(rng, "train")) for _ in range(20))
+
+
+def test_clips_of_a_fifth_of_a_second_speak_too():
+    bank = SpeechBank.build(24, seed=5, split="train", num_frames=5, workers=1)
+    assert bank.samples.shape == (24, 3200)
