@@ -46,6 +46,10 @@ def voices(split: Split) -> tuple[list[str], list[str]]:
     return tuple([f"{language}+{variant}" for language in _LANGUAGES for variant in names] for names in (women, men))
 
 
+# Words that a clip which ends early may say, however short it is.
+SHORT_SENTENCE = 6
+
+
 @dataclass(frozen=True)
 class Utterance:
     """``samples`` (S,) float32 at 16 kHz, ``mouth`` (F, 2) openness and width, the speaker's gender and the words."""
