@@ -52,7 +52,7 @@ def _nano(name: str, about: str, *, steps: int, lr: float, starts_from: str | No
         "source": ProceduralSource(natural_share=NATURAL_SHARE, speech_cache="runs/speech"),
         "drop": ConditionDrop(everything=0.03),
         "pool_cache": "runs/nano-pool.safetensors",
-        "timestep_shift": NANO.flow_shift,
+        "timestep_shift": 2.0,
     }
     trainer = TrainerConfig(
         optimiser=OptimiserConfig(lr=lr, betas=(0.9, 0.98), warmup_steps=200, schedule="cosine", final_lr=0.05),
@@ -181,7 +181,6 @@ def _full(model: ModelConfig, stage: str, about: str, *, lr: float, starts_from:
         weights=PUBLISHED_PARTS,
         source=HuMoSetSource(folder="data/HuMoSet", index="runs/humoset-index.json"),
         batch_size=1,
-        timestep_shift=model.flow_shift,
         pool="host",
         pool_cache=f"runs/{model.name}-clips",
         encode=EncodeConfig(clips_per_batch=1, precision="bfloat16"),

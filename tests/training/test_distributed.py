@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.training.tiny import tiny_model, tiny_task, write_frozen
 from tests.training.toy import ToyTask, toy_settings
 from training import checkpoint
 from training.config import ParallelConfig
-from training.parallel import join
+from training.parallel import World, join
 from training.tasks.dit import DiTTask
 from training.trainer import Trainer
 
@@ -35,19 +36,35 @@ def dit_task(root: str | Path) -> DiTTask:
     return DiTTask(tiny_task(Path(root) / "weights", batch_size=1))
 
 
-def work(rank: int, port: int, root: str, start: str) -> None:
-    """One of two processes: both strategies from the same weights, the sharded one interrupted and resumed."""
+def as_one_of_two(rank: int, port: int) -> World:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    world = join("cpu")
+    return join("cpu")
+
+
+def train_toys(rank: int, port: int, root: str) -> None:
+    """One of two processes: both strategies from the same weights, interrupted and resumed."""
+    world, start = as_one_of_two(rank, port), Path(root) / "start"
     for strategy in ("replicate", "fsdp"):
         folder = Path(root) / strategy
-        init = Path(start)
-        Trainer(ToyTask(), settings(strategy, accumulate=1, steps=3), folder, world, init=init).run()
+        Trainer(ToyTask(), settings(strategy, accumulate=1, steps=3), folder, world, init=start).run()
         Trainer(ToyTask(), settings(strategy, accumulate=1, steps=6), folder, world, resume=True).run()
-    Trainer(dit_task(root), dit_settings(accumulate=1), Path(root) / "dit", world, init=Path(root) / "dit-start").run()
     dist.destroy_process_group()
+
+
+def train_dit(rank: int, port: int, root: str) -> None:
+    """One of two processes: the DiT, sharded."""
+    world, start = as_one_of_two(rank, port), Path(root) / "start"
+    Trainer(dit_task(root), dit_settings(accumulate=1), Path(root) / "sharded", world, init=start).run()
+    dist.destroy_process_group()
+
+
+def in_two_processes(work: Callable[[int, int, str], None], root: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(work, args=(port, str(root)), nprocs=2)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +74,7 @@ def runs(tmp_path_factory) -> Path:
     Trainer(ToyTask(seed=5), settings("replicate", accumulate=1, steps=1), root / "start", alone).run()
     config = settings("replicate", accumulate=2, steps=6)
     Trainer(ToyTask(), config, root / "alone", alone, init=root / "start").run()
-    (root / "weights").mkdir()
-    write_frozen(root / "weights", tiny_model())
-    base = DiTTask(tiny_task(root / "weights", stage="base"))
-    Trainer(base, toy_settings(steps=1), root / "dit-start", alone).run()
-    Trainer(dit_task(root), dit_settings(accumulate=2), root / "dit-alone", alone, init=root / "dit-start").run()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, args=(port, str(root), str(root / "start")), nprocs=2)
+    in_two_processes(train_toys, root)
     return root
 
 
@@ -84,11 +93,6 @@ def test_two_processes_equal_one_with_the_same_global_batch(runs, strategy):
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_sharded_dit_equals_a_whole_one(runs):
-    """Built on the meta device, filled from the first process, activations recomputed, the pool encoded by both."""
-    assert losses_of(runs / "dit") == pytest.approx(losses_of(runs / "dit-alone"), rel=1e-4)
-
-
 def test_a_sharded_checkpoint_resumes_in_one_process(runs):
     trainer = Trainer(ToyTask(), settings("fsdp", accumulate=2, steps=7), runs / "fsdp", join("cpu"), resume=True)
     assert trainer.step == 6
@@ -96,3 +100,18 @@ def test_a_sharded_checkpoint_resumes_in_one_process(runs):
     assert torch.equal(trainer.ema.state_dict()["head.weight"], averaged["head.weight"])
     trainer.train_step()
     assert trainer.optimiser.state[trainer.model.head.weight]["step"].item() == 7
+
+
+@pytest.mark.slow
+def test_a_sharded_dit_equals_a_whole_one(tmp_path):
+    """Built on the meta device, filled from the first process, activations recomputed, the pool encoded by both."""
+    (tmp_path / "weights").mkdir()
+    write_frozen(tmp_path / "weights", tiny_model())
+    base = DiTTask(tiny_task(tmp_path / "weights", stage="base"))
+    Trainer(base, toy_settings(steps=1), tmp_path / "start", join("cpu")).run()
+    whole = Trainer(
+        dit_task(tmp_path), dit_settings(accumulate=2), tmp_path / "whole", join("cpu"), init=tmp_path / "start"
+    )
+    whole.run()
+    in_two_processes(train_dit, tmp_path)
+    assert losses_of(tmp_path / "sharded") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
