@@ -4,13 +4,13 @@ Whatever stays the same during a generation is an input, so that no step compute
 audio for every block, and the rotary table. The sinusoid of the timestep is an input too, because its angles need
 float64, which TensorRT does not have. Knows nothing of ONNX, TensorRT or files.
 
-Axis legend: an axis is a fixed size or one of the names in ``DYNAMIC_AXES``. ``tokens`` follows from the others:
-frames x (height / 2) x (width / 2). Latent frames include the reference frames, height and width are those of latents.
+Axis legend: an axis is a fixed size or one of the names in ``DYNAMIC_AXES``. Height and width are those of the latents;
+rows and columns, of tokens, are half of them. The latent frames include the reference frames. Only the last dimension of
+the rotary table is not the video's: the graph then needs no proof that a number of tokens is a product of sizes.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ FACE_MASK = "face_mask"
 VELOCITY = "velocity"
 FACE_MASK_LOGITS = "face_mask_logits"
 
-DYNAMIC_AXES = ("branches", "frames", "height", "width", "tokens")
+DYNAMIC_AXES = ("branches", "frames", "height", "width", "rows", "columns")
 
 Axis = int | str
 
@@ -54,9 +54,9 @@ class Size:
         """The length of ``axis``, which is a number already or one of ``DYNAMIC_AXES``."""
         if isinstance(axis, int):
             return axis
-        if axis == "tokens":
-            return self.frames * self.height * self.width // math.prod(config.patch_size)
-        return getattr(self, axis)
+        _, patch_height, patch_width = config.patch_size
+        tokens = {"rows": self.height // patch_height, "columns": self.width // patch_width}
+        return tokens[axis] if axis in tokens else getattr(self, axis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def dit_inputs(config: DiTConfig, dtype: torch.dtype, *, face_mask: bool = False
     """
     layers, heads, width = config.num_layers, config.num_heads, config.head_dim
     video = ("frames", "height", "width")
-    rope = ("tokens", width // 2)
+    rope = ("frames", "rows", "columns", width // 2)
     text = (layers, "branches", heads, config.text_len, width)
     audio = (layers, "branches", "frames", heads, config.audio_tokens, width)
     wide = torch.float32

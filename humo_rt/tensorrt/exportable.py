@@ -35,7 +35,7 @@ class ExportableDiT(nn.Module):
             context=Context(_by_block(text_keys, text_values), _by_block(audio_keys, audio_values)),
             condition=condition,
             face_mask=face_mask,
-            rope=(rope_cos, rope_sin),
+            rope=(rope_cos.flatten(0, 2), rope_sin.flatten(0, 2)),
             return_face_mask=self.return_face_mask,
         )
 

@@ -108,10 +108,10 @@ class GraphDiT(ABC):
         return (velocity, outputs[bindings.FACE_MASK_LOGITS]) if return_face_mask else velocity
 
     def _rope_inputs(self, size: Size, device: torch.device) -> dict[str, Tensor]:
-        patch = self.config.patch_size
-        grid = (size.frames // patch[0], size.height // patch[1], size.width // patch[2])
+        grid = tuple(size.axis(axis, self.config) for axis in ("frames", "rows", "columns"))
         if (grid, device) not in self._rope:
-            self._rope = {(grid, device): rope_table(*grid, self.config.head_dim, device)}
+            table = rope_table(*grid, self.config.head_dim, device)
+            self._rope = {(grid, device): tuple(part.unflatten(0, grid) for part in table)}
         cos, sin = self._rope[grid, device]
         return {bindings.ROPE_COS: cos, bindings.ROPE_SIN: sin}
 

@@ -55,9 +55,7 @@ class GraphSpec:
         """
         fields = json.loads(text)
         if fields.pop("format") != _FORMAT:
-            raise ValueError(
-                f"{source} was exported by another version of humo-rt: export it again"
-            )
+            raise ValueError(f"{source} was exported by another version of humo-rt: export it again")
         config = fields.pop("config")
         config["patch_size"] = tuple(config["patch_size"])
         return cls(config=DiTConfig(**config), dtype=DTYPES[fields.pop("dtype")], **fields)
