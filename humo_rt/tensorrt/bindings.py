@@ -4,9 +4,9 @@ Whatever stays the same during a generation is an input, so that no step compute
 audio for every block, and the rotary table. The sinusoid of the timestep is an input too, because its angles need
 float64, which TensorRT does not have. Knows nothing of ONNX, TensorRT or files.
 
-Axis legend: an axis is a fixed size or one of the names in ``DYNAMIC_AXES``. Height and width are those of the latents;
-rows and columns, of tokens, are half of them. The latent frames include the reference frames. Only the last dimension of
-the rotary table is not the video's: the graph then needs no proof that a number of tokens is a product of sizes.
+Axis legend: an axis is a fixed size or one of the names in ``DYNAMIC_AXES``. Frames are latent frames, the reference
+frames included; height and width are those of the latents, rows and columns those of tokens, half as many. The rotary
+table has the axes of the video, so no number of tokens has to be proven to be a product of sizes.
 """
 
 from __future__ import annotations
