@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from humo_rt.conditions.text import load_tokenizer
 from humo_rt.config import ModelConfig
+from humo_rt.runtime.placement import chosen_device
 from humo_rt.weights.layout import ModelFiles
 from humo_rt.weights.load import load_into
 from humo_rt.weights.memory import available_memory, check_memory
@@ -64,7 +65,7 @@ def load_components(
     Raises ``ValueError`` for a name, folder or file that cannot be right, ``RuntimeError`` for too little memory, a
     device that is not there, or a download that fails.
     """
-    device = _checked_device(device)
+    device = chosen_device(device)
     selection = select(path_or_preset, weights)
     config = selection.config
     modules = build_on_meta(config)
@@ -112,13 +113,6 @@ def _fill_from_files(
 def _tokenizer_for_random(config: ModelConfig) -> PreTrainedTokenizerBase:
     shipped = NANO_ASSETS / "tokenizer.json"
     return load_tokenizer(shipped) if config.name == "nano" and shipped.is_file() else byte_tokenizer()
-
-
-def _checked_device(device: torch.device | str) -> torch.device:
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("no usable NVIDIA GPU: pass device='cpu', or check the driver with `humo-rt doctor`")
-    return device
 
 
 def _short(dtype: torch.dtype) -> str:
