@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from humo_rt import rules
 from humo_rt.conditions.audio import num_audio_frames
-from humo_rt.config import FPS, SAMPLE_RATE, ModelConfig
+from humo_rt.config import FPS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE, ModelConfig
 from humo_rt.media import Sound, check_output_path, read_image, read_sound
 from humo_rt.media.audio import AudioSource
 from humo_rt.media.image import ImageSource
@@ -114,6 +115,12 @@ class GenerationRequest:
         """T, TI, TA or TIA: the conditions that are given."""
         return "T" + "I" * bool(self.images) + "A" * (self.audio is not None)
 
+    @property
+    def latent_size(self) -> tuple[int, int, int]:
+        """Latent frames of the video, rows and columns, of a request that is complete; reference slots come on top."""
+        frames = (self.num_frames - 1) // TEMPORAL_STRIDE + 1
+        return frames, self.height // SPATIAL_STRIDE, self.width // SPATIAL_STRIDE
+
     def validated(self, config: ModelConfig) -> GenerationRequest:
         """The request with every default of ``config`` filled in. ``ValueError`` for what cannot work."""
         if not isinstance(self.prompt, str) or not self.prompt.strip():
@@ -146,24 +153,26 @@ class GenerationRequest:
         """The scales and the switch, as ``guidance_table`` takes them; those that are None are left out."""
         return {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
 
-    def step_observer(self, pipeline: Any) -> Callable[[int, int, Tensor], Tensor] | None:
-        """What the denoise loop calls after each step to report progress and run the user's callback; None if nothing.
+    @contextmanager
+    def step_observer(self, pipeline: Any) -> Iterator[Callable[[int, int, Tensor], Tensor] | None]:
+        """What the denoise loop calls after each step to run the user's callback and report progress; None if nothing.
 
         A KeyboardInterrupt raised in either ends the generation.
         """
         if not self.progress and self.callback_on_step_end is None:
-            return None
-        report = step_bar() if self.progress is True else self.progress or None
+            yield None
+            return
+        with step_bar() if self.progress is True else nullcontext(self.progress or None) as report:
 
-        def on_step(index: int, timestep: int, latents: Tensor) -> Tensor:
-            if self.callback_on_step_end is not None:
-                changed = self.callback_on_step_end(pipeline, index, timestep, {"latents": latents})
-                latents = (changed or {}).get("latents", latents)
-            if report is not None:
-                report(index + 1, self.num_inference_steps)
-            return latents
+            def on_step(index: int, timestep: int, latents: Tensor) -> Tensor:
+                if self.callback_on_step_end is not None:
+                    changed = self.callback_on_step_end(pipeline, index, timestep, {"latents": latents})
+                    latents = (changed or {}).get("latents", latents)
+                if report is not None:
+                    report(index + 1, self.num_inference_steps)
+                return latents
 
-        return on_step
+            yield on_step
 
     def settings(self) -> dict[str, Any]:
         """What decides the video, JSON-ready, under the names of the arguments. Arrays are described, not stored."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
+from humo_rt.progress import bar_on
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -57,27 +59,7 @@ class GenerationProgress:
     """
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        target = console(sys.stderr)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-            console=target,
-            transient=True,
-            disable=not target.is_terminal,
-        )
+        self._bar = bar_on(console(sys.stderr))
         self._label = ""
         self._task = self._bar.add_task("loading", total=None)
 

@@ -163,7 +163,8 @@ def test_a_used_generator_is_said_not_to_be_a_seed(caplog):
 
 
 def test_a_step_reports_progress_and_lets_the_callback_change_the_latents():
-    assert request().validated(NANO).step_observer(None) is None
+    with request().validated(NANO).step_observer(None) as on_step:
+        assert on_step is None
     seen = []
     observed = request(
         num_inference_steps=2,
@@ -172,8 +173,27 @@ def test_a_step_reports_progress_and_lets_the_callback_change_the_latents():
             seen.append((pipe, step, timestep)) or ({"latents": values["latents"] + 1} if step else None)
         ),
     ).validated(NANO)
-    on_step = observed.step_observer("pipe")
-    assert on_step(0, 999, torch.zeros(1)).item() == 0
-    assert on_step(1, 500, torch.zeros(1)).item() == 1
+    with observed.step_observer("pipe") as on_step:
+        assert on_step(0, 999, torch.zeros(1)).item() == 0
+        assert on_step(1, 500, torch.zeros(1)).item() == 1
     assert seen == [("pipe", 0, 999), (1, 2), ("pipe", 1, 500), (2, 2)]
-    assert request(progress=True).validated(NANO).step_observer(None) is not None
+
+
+def test_the_bar_goes_when_a_step_fails(monkeypatch):
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bars = []
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setattr(Progress, "start", lambda bar: bars.append(bar))
+    monkeypatch.setattr(Progress, "stop", lambda bar: bars.remove(bar))
+
+    def interrupted_after_one_step():
+        with request(progress=True, num_inference_steps=3).validated(NANO).step_observer(None) as on_step:
+            on_step(0, 999, torch.zeros(1))
+            assert bars[0].tasks[0].completed == 1
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_after_one_step()
+    assert not bars
