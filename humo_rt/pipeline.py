@@ -6,9 +6,8 @@ Shape legend: N=1 videos, C 16 latent channels, T latent frames, R reference slo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from functools import lru_cache
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -19,11 +18,12 @@ from torch import Tensor
 from humo_rt.conditions.audio import AudioConditioner, window_audio
 from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
 from humo_rt.conditions.text import TextConditioner
-from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE
+from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
 from humo_rt.media import Sound, VideoWriter, read_audio, read_image, read_sound
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
 from humo_rt.runtime.clock import StageClock
+from humo_rt.runtime.placement import chosen_device
 from humo_rt.sampling.branches import Conditions
 from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import guidance_table
@@ -40,7 +40,8 @@ class Pipeline:
         self.dit = components.dit
         self.vae = components.vae
         self.shipped_grey = components.zero_vae
-        self.device = next(self.dit.parameters()).device
+        weight = self.dit.blocks[0].ffn[0].weight
+        self.device, self.dtype = weight.device, weight.dtype
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
 
@@ -63,10 +64,10 @@ class Pipeline:
             dtype: of the matrix products; default bfloat16 on a GPU, float32 on the CPU.
 
         Raises:
-            ValueError: unknown preset, or a folder that lacks a part or holds a wrong one.
-            RuntimeError: too little memory.
+            ValueError: unknown preset or device, or a folder that lacks a part or holds a wrong one.
+            RuntimeError: too little memory, or no such GPU.
         """
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = chosen_device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         return cls(load_components(path_or_preset, weights=weights, device=device, dtype=dtype))
 
@@ -82,53 +83,64 @@ class Pipeline:
         sound = _read_sound(request, clock)
         frames = np.empty((request.num_frames, request.height, request.width, 3), dtype=np.uint8)
         position = 0
-        with ExitStack() as stack:
-            writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
-            for block in self._frame_blocks(request, sound, clock):
+        # Closed here and not when the garbage is collected: an interrupted generation leaves no file.
+        with closing(self._written_blocks(request, sound, clock)) as blocks:
+            for block in blocks:
                 frames[position : position + len(block)] = block
                 position += len(block)
-                if writer is not None:
-                    with clock.stage("encode"):
-                        writer.write(block)
-            with clock.stage("encode"):
-                stack.close()
         return GenerationResult(
             frames=frames,
+            audio=None if sound is None else sound.lasting(request.num_frames / FPS).samples_SC,
+            sample_rate=SAMPLE_RATE if sound is None else sound.sample_rate,
             fps=FPS,
             seed=request.seed,
             timings=clock.timings(),
             settings=self.settings(request),
             output=request.output,
-            **_as_long_as_the_video(sound, request.num_frames),
         )
 
     def generate_stream(self, prompt: str, **options: Unpack[GenerateOptions]) -> Iterator[np.ndarray]:
-        """Yield blocks (f, H, W, 3) uint8 as they are decoded; an ``output`` is written along the way."""
+        """Yield blocks (f, H, W, 3) uint8 as they are decoded; an ``output`` is written along the way.
+
+        The arguments are checked by the call, as ``generate`` checks them; work starts with the first block. Close the
+        iterator to stop early: no file stays behind.
+        """
         request = self._accept(GenerationRequest(prompt=prompt, **options))
         clock = StageClock(self.device)
-        sound = _read_sound(request, clock)
-        with ExitStack() as stack:
-            writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
-            for block in self._frame_blocks(request, sound, clock):
-                if writer is not None:
-                    writer.write(block)
-                yield block
+        return self._written_blocks(request, _read_sound(request, clock), clock)
 
     def settings(self, request: GenerationRequest) -> dict[str, Any]:
-        """Every setting that decides the video, JSON-ready."""
-        return {"model": self.config.name, "dtype": str(self.dit.blocks[0].ffn[0].weight.dtype), **request.settings()}
+        """Everything that decides the video, JSON-ready: the arguments under their names, then model and machine."""
+        return {
+            **request.settings(),
+            "model": self.config.name,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "noise_device": (request.generator or self).device.type,
+            "torch": torch.__version__,
+        }
 
-    def _frame_blocks(self, request: GenerationRequest, sound: Sound | None, clock: StageClock) -> Iterator[np.ndarray]:
-        conditions = self._encode_conditions(request, sound, clock)
-        with clock.stage("denoise"):
-            latents = self._denoise(request, conditions)
-        for block_CFHW in self._decode(latents, clock):
-            yield block_CFHW.permute(1, 2, 3, 0).cpu().numpy()
+    def _written_blocks(
+        self, request: GenerationRequest, sound: Sound | None, clock: StageClock
+    ) -> Generator[np.ndarray, None, None]:
+        """Blocks of frames, each encoded into the output, if there is one, before it is handed on."""
+        with ExitStack() as stack:
+            writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
+            conditions = self._encode_conditions(request, sound, clock)
+            with clock.stage("denoise"):
+                latents = self._denoise(request, conditions)
+            for block_FHWC in self._decode(latents, clock):
+                if writer is not None:
+                    with clock.stage("encode"):
+                        writer.write(block_FHWC)
+                yield block_FHWC
+            with clock.stage("encode"):
+                stack.close()
 
     def _encode_conditions(self, request: GenerationRequest, sound: Sound | None, clock: StageClock) -> Conditions:
+        latent_frames, rows, columns = request.latent_size
         with clock.stage("text"):
             positive, negative = self.text.encode([request.prompt, request.negative_prompt])
-        latent_frames = (request.num_frames - 1) // TEMPORAL_STRIDE + 1
         audio = references = grey = None
         if sound is not None:
             with clock.stage("audio"):
@@ -139,8 +151,7 @@ class Pipeline:
                 references = encode_references(self.vae, fitted)[None]
             if self.config.dit.image_injection == "channels":
                 slots = max(1, len(request.images))
-                size = (request.height // SPATIAL_STRIDE, request.width // SPATIAL_STRIDE)
-                grey = grey_latents(self.vae, latent_frames + slots, *size, self.shipped_grey)
+                grey = grey_latents(self.vae, latent_frames + slots, rows, columns, self.shipped_grey)
         return Conditions(
             text_embeds=[positive],
             negative_embeds=negative,
@@ -155,17 +166,17 @@ class Pipeline:
             request.num_inference_steps, request.flow_shift, sampler=request.sampler, device=self.device
         )
         table = guidance_table(self.config, conditions.mode, request.guidance, **request.guidance_options())
-        latents = denoise(
-            self.dit,
-            conditions,
-            self._noise(request, conditions.num_slots),
-            guidance=table,
-            scheduler=scheduler,
-            branch_batch_size=request.branch_batch_size,
-            on_step=request.step_observer(self),
-        )
-        if not torch.isfinite(latents).all():
-            raise RuntimeError("the denoised latents are not finite: check the weights, or generate with dtype=float32")
+        with request.step_observer(self) as on_step:
+            latents = denoise(
+                self.dit,
+                conditions,
+                self._noise(request, conditions.num_slots),
+                guidance=table,
+                scheduler=scheduler,
+                branch_batch_size=request.branch_batch_size,
+                on_step=on_step,
+            )
+        _require_finite(latents, "denoised latents")
         return latents
 
     def _noise(self, request: GenerationRequest, slots: int) -> Tensor:
@@ -173,21 +184,23 @@ class Pipeline:
 
         Drawn on the pipeline's device as the release does, so one seed gives other videos on other kinds of device.
         """
-        latent_frames = (request.num_frames - 1) // TEMPORAL_STRIDE + 1 + slots
-        shape = (1, LATENT_CHANNELS, latent_frames, request.height // SPATIAL_STRIDE, request.width // SPATIAL_STRIDE)
+        frames, rows, columns = request.latent_size
+        shape = (1, LATENT_CHANNELS, frames + slots, rows, columns)
         generator = request.generator or torch.Generator(self.device).manual_seed(request.seed)
         return torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32).to(self.device)
 
-    def _decode(self, latents: Tensor, clock: StageClock) -> Iterator[Tensor]:
-        """Blocks (3, f, H, W) uint8."""
+    def _decode(self, latents: Tensor, clock: StageClock) -> Iterator[np.ndarray]:
+        """Blocks (f, H, W, 3) uint8, rounded to the nearest level; RuntimeError if a block is not finite."""
         blocks = self.vae.decode_chunks(latents)
         while True:
             with clock.stage("decode"):
                 block = next(blocks, None)
                 if block is None:
                     return
-                frames = block[0].add(1.0).mul(127.5).round().to(torch.uint8)
-            yield frames
+                _require_finite(block, "decoded frames")
+                levels_CFHW = block[0].add(1.0).mul(127.5).round().to(torch.uint8)
+                frames_FHWC = levels_CFHW.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+            yield frames_FHWC
 
     def _accept(self, request: GenerationRequest) -> GenerationRequest:
         """The request completed; RuntimeError when the estimate for its size exceeds the free memory."""
@@ -201,7 +214,7 @@ class Pipeline:
             num_frames=request.num_frames,
             references=max(1, len(request.images)),
             branches=min(branches, request.branch_batch_size or branches),
-            dtype=self.dit.blocks[0].ffn[0].weight.dtype,
+            dtype=self.dtype,
         )
         purpose = f"{request.width}x{request.height} with {request.num_frames} frames and {branches} guidance branches"
         check_memory(needed, available_memory(self.device), purpose)
@@ -232,13 +245,15 @@ def generate(
 
     The pipeline stays loaded for the next call with the same four arguments.
     """
-    return _loaded(preset, weights, device, dtype).generate(prompt, **options)
+    key = (preset, weights, device, dtype)
+    if key not in _loaded:
+        # The old model goes before the new one comes: there may not be room for both.
+        _loaded.clear()
+        _loaded[key] = Pipeline.from_pretrained(preset, weights=weights, device=device, dtype=dtype)
+    return _loaded[key].generate(prompt, **options)
 
 
-@lru_cache(maxsize=1)
-def _loaded(*args: Any) -> Pipeline:
-    preset, weights, device, dtype = args
-    return Pipeline.from_pretrained(preset, weights=weights, device=device, dtype=dtype)
+_loaded: dict[tuple[Any, ...], Pipeline] = {}
 
 
 def _read_sound(request: GenerationRequest, clock: StageClock) -> Sound | None:
@@ -249,11 +264,6 @@ def _read_sound(request: GenerationRequest, clock: StageClock) -> Sound | None:
         return read_sound(request.audio)
 
 
-def _as_long_as_the_video(sound: Sound | None, num_frames: int) -> dict[str, Any]:
-    """Result fields: the sound cut or padded with silence; the video itself is never cut."""
-    if sound is None:
-        return {"audio": None, "sample_rate": SAMPLE_RATE}
-    length = round(num_frames / FPS * sound.sample_rate)
-    samples_SC = sound.samples_SC[:length]
-    padded_SC = np.pad(samples_SC, ((0, length - len(samples_SC)), (0, 0)))
-    return {"audio": padded_SC, "sample_rate": sound.sample_rate}
+def _require_finite(values: Tensor, what: str) -> None:
+    if not torch.isfinite(values).all():
+        raise RuntimeError(f"the {what} are not finite: check the weights, or generate with dtype=float32")

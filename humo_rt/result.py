@@ -15,7 +15,8 @@ class GenerationResult:
 
     frames: (F, H, W, 3) uint8 RGB. audio: (S, channels) float32 at ``sample_rate``, the
     sound as given, cut or padded with silence to the length of the video; or None.
-    timings: seconds per stage. settings: every resolved argument, JSON-ready. output: the file written, if any.
+    timings: seconds per stage. output: the file written, if any. settings: everything that decides the video,
+    JSON-ready; those that ``GenerateOptions`` names, given to ``generate``, make the video again on the same machine.
     """
 
     frames: np.ndarray

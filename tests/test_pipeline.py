@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from PIL import Image
 
-from humo_rt import GuidanceRow, GuidanceTable
+import humo_rt.pipeline
+from humo_rt import GenerateOptions, GuidanceRow, GuidanceTable, Pipeline
+from humo_rt.config import HUMO_1_7B
 from humo_rt.media import read_settings, read_sound, read_video
-from tests.tiny import tiny_pipeline
+from tests.tiny import tiny_components, tiny_config, tiny_pipeline
 
 PROMPT = "A woman is talking to the camera."
 LAYOUTS = ("frames", "channels")
@@ -69,13 +74,51 @@ def test_a_generator_is_a_seed() -> None:
 
 
 def test_the_settings_in_the_file_make_the_video_again(tmp_path, conditions: dict) -> None:
-    path = tmp_path / "video.mp4"
-    result = tiny_pipeline("frames").generate(PROMPT, output=path, **conditions)
-    settings = read_settings(path)
-    assert settings["seed"] == result.seed
-    assert settings["guidance_scale"] == 7.5
-    again = tiny_pipeline("frames").generate(PROMPT, seed=settings["seed"], **conditions)
+    """With a table, two images and sound, all read back from the MP4."""
+    Image.fromarray(conditions["image"][0]).save(tmp_path / "face.png")
+    soundfile.write(tmp_path / "speech.wav", *conditions["audio"])
+    table = GuidanceTable((GuidanceRow({"TIA": 2.0, "T": -1.0}, above=900), GuidanceRow({"TIA": 1.0})))
+    result = tiny_pipeline("frames").generate(
+        PROMPT,
+        image=[tmp_path / "face.png"] * 2,
+        audio=tmp_path / "speech.wav",
+        guidance=table,
+        sampler="euler",
+        output=tmp_path / "video.mp4",
+    )
+    settings = read_settings(tmp_path / "video.mp4")
+    assert (settings["seed"], settings["dtype"], settings["device"]) == (result.seed, "float32", "cpu")
+    options = {name: settings[name] for name in GenerateOptions.__annotations__ if name in settings}
+    again = tiny_pipeline("frames").generate(settings["prompt"], **options)
     assert np.array_equal(again.frames, result.frames)
+    assert again.settings == settings
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_single_frame(layout: str, tmp_path, conditions: dict) -> None:
+    result = tiny_pipeline(layout).generate(PROMPT, num_frames=1, output=tmp_path / "video.mp4", **conditions)
+    assert result.frames.shape == (1, 32, 48, 3)
+    assert len(result.audio) == 640
+    assert len(read_video(tmp_path / "video.mp4")[0]) == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_branches_may_share_a_forward_or_not(layout: str, conditions: dict) -> None:
+    sizes = (None, 1, 2)
+    videos = [
+        tiny_pipeline(layout).generate(PROMPT, num_frames=5, seed=3, branch_batch_size=size, **conditions).frames
+        for size in sizes
+    ]
+    for video in videos[1:]:
+        assert np.abs(video.astype(int) - videos[0]).max() <= 1
+
+
+def test_sound_of_any_length_is_heard(conditions: dict) -> None:
+    """Over 30 s Whisper reads it in chunks; the video stays as long as asked."""
+    samples = np.random.default_rng(1).normal(0, 0.1, 31 * 16_000).astype(np.float32)
+    result = tiny_pipeline("frames").generate(PROMPT, audio=(samples, 16_000), num_frames=5, seed=0)
+    assert result.frames.shape[0] == 5
+    assert np.array_equal(result.audio[:, 0], samples[: 5 * 640])
 
 
 def test_video_and_sound_have_one_length(tmp_path, conditions: dict) -> None:
@@ -106,6 +149,11 @@ def test_an_abandoned_stream_leaves_no_file(tmp_path) -> None:
     next(stream)
     stream.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_refuses_bad_arguments_when_it_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="num_frames 96"):
+        tiny_pipeline("frames").generate_stream(PROMPT, num_frames=96)
 
 
 def test_callback_sees_every_step_and_may_change_the_latents() -> None:
@@ -153,6 +201,14 @@ def test_a_result_that_is_not_finite_is_refused(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_frames_that_are_not_finite_are_refused(tmp_path) -> None:
+    components = tiny_components(tiny_config(HUMO_1_7B))
+    components.vae.autoencoder.post_quant_conv.bias.fill_(float("nan"))
+    with pytest.raises(RuntimeError, match="decoded frames are not finite"):
+        Pipeline(components).generate(PROMPT, num_frames=5, output=tmp_path / "video.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_size_that_does_not_fit_is_refused_before_any_work(tmp_path) -> None:
     with pytest.raises(RuntimeError, match="too little memory: 16000x16000 with 97 frames"):
         tiny_pipeline("frames").generate(
@@ -175,3 +231,23 @@ def test_a_result_can_be_saved_later(tmp_path, conditions: dict) -> None:
     path = result.save(tmp_path / "later.mp4")
     assert len(read_video(path)[0]) == len(result.frames)
     assert read_settings(path)["seed"] == result.seed
+
+
+def test_generate_keeps_its_pipeline_and_frees_it_before_the_next(monkeypatch) -> None:
+    loads = []
+
+    class Loaded:
+        def generate(self, prompt: str, **options) -> str:
+            return prompt
+
+    def load(preset: str, **arguments) -> Loaded:
+        assert all(loaded() is None for loaded in loads), "two models in memory at once"
+        pipeline = Loaded()
+        loads.append(weakref.ref(pipeline))
+        return pipeline
+
+    monkeypatch.setattr(Pipeline, "from_pretrained", load)
+    monkeypatch.setattr(humo_rt.pipeline, "_loaded", {})
+    for preset in ("nano", "nano", "humo-1.7b"):
+        assert humo_rt.generate(PROMPT, preset=preset) == PROMPT
+    assert len(loads) == 2

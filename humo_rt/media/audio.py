@@ -39,6 +39,13 @@ class Sound:
     def seconds(self) -> float:
         return len(self.samples_SC) / self.sample_rate
 
+    def lasting(self, seconds: float) -> Sound:
+        """The sound cut, or padded with silence, to ``seconds``."""
+        length = round(seconds * self.sample_rate)
+        samples_SC = self.samples_SC[:length]
+        padded_SC = np.pad(samples_SC, ((0, length - len(samples_SC)), (0, 0)))
+        return Sound(samples_SC=padded_SC, sample_rate=self.sample_rate)
+
 
 AudioSource: TypeAlias = "str | os.PathLike[str] | tuple[Any, int] | Sound"
 
