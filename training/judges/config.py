@@ -9,7 +9,9 @@ JUDGE_NAMES = ("mouth", "identity", "attributes", "sync")
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig:
-    """Which renders: the first ``clips`` of the training split's set ``seed``, speaking ``utterances`` utterances.
+    """Which renders: the first ``clips`` and ``stills`` of the training split's set ``seed``.
+
+    The clips speak ``utterances`` different utterances.
 
     ``natural_share`` of the utterances come from a natural voice (see ``SpeechBank.build``); ``speech`` is the file of
     a bank to use instead of speaking a new one. ``augment_audio`` colours the sound as rooms and microphones would.
@@ -17,6 +19,7 @@ class PoolConfig:
 
     seed: int = 7001
     clips: int = 1024
+    stills: int = 6144
     utterances: int = 1024
     natural_share: float = 0.0
     speech: str | None = None
@@ -34,9 +37,9 @@ class JudgesConfig:
     judges: tuple[str, ...] = JUDGE_NAMES
     width: int = 32
     mouth_images: int = 192
-    clips: int = 64
-    frames: int = 3
-    windows: int = 8
+    people: int = 128
+    sync_clips: int = 64
+    sync_windows: int = 8
     pool: PoolConfig = field(default_factory=PoolConfig)
 
     def __post_init__(self) -> None:

@@ -39,15 +39,15 @@ class MouthLesson:
     images: int
 
     def batch(self, pool: Pool, generator: torch.Generator) -> Batch:
-        clips = _integers(len(pool), (self.images,), generator)
-        frames = _integers(pool.video_NFCHW.shape[1], (self.images,), generator)
+        clips = pool.clips
+        count, length = clips.opening_NF.shape
+        chosen = _integers(count, (self.images,), generator), _integers(length, (self.images,), generator)
         flip = _integers(2, (self.images,), generator) == 1
-        images = degrade(pool.video_NFCHW[clips, frames].float() / 255, generator)
         return {
-            "inputs": (_flip(images, flip),),
-            "heat": _flip(pool.heat_NFHW[clips, frames].float(), flip),
-            "opening": pool.opening_NF[clips, frames],
-            "width": pool.width_NF[clips, frames],
+            "inputs": (_flip(_degraded(clips.video_NFCHW[chosen], generator), flip),),
+            "heat": _flip(clips.heat_NFHW[chosen].float(), flip),
+            "opening": clips.opening_NF[chosen],
+            "width": clips.width_NF[chosen],
         }
 
     def loss(self, answer: MouthReading, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -62,18 +62,17 @@ class MouthLesson:
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityLesson:
-    """Frames of a clip near the same person's reference (other clothes, background, pose), away from other people."""
+    """Two pictures of a person (other clothes, background, pose) near each other, away from other people's."""
 
-    clips: int
-    frames: int
+    people: int
 
     def batch(self, pool: Pool, generator: torch.Generator) -> Batch:
-        clips = _integers(len(pool), (self.clips,), generator)
-        which = _integers(pool.reference_NRCHW.shape[1], (self.clips,), generator)
-        frames = degraded_frames(pool, clips, self.frames, generator)
-        reference = degrade(pool.reference_NRCHW[clips, which].float() / 255, generator)
-        flip = _integers(2, (self.clips,), generator) == 1
-        return {"inputs": (frames, _flip(reference, flip)[:, None]), "identity": pool.identity_N[clips]}
+        stills = pool.stills
+        chosen = _integers(len(stills.identity_N), (self.people,), generator)
+        flips = _integers(2, (2, self.people), generator) == 1
+        pairs = zip((stills.image_NCHW, stills.reference_NCHW), flips, strict=True)
+        pictures = (_flip(_degraded(images[chosen], generator), flip)[:, None] for images, flip in pairs)
+        return {"inputs": tuple(pictures), "identity": stills.identity_N[chosen]}
 
     def loss(self, answer: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         same = batch["identity"][:, None] == batch["identity"]
@@ -83,16 +82,17 @@ class IdentityLesson:
 
 @dataclass(frozen=True, kw_only=True)
 class AttributeLesson:
-    """Every attribute's value from a few frames of one clip."""
+    """Every attribute's value from one picture."""
 
-    clips: int
-    frames: int
+    people: int
 
     def batch(self, pool: Pool, generator: torch.Generator) -> Batch:
-        clips = _integers(len(pool), (self.clips,), generator)
+        stills = pool.stills
+        chosen = _integers(len(stills.identity_N), (self.people,), generator)
+        flip = _integers(2, (self.people,), generator) == 1
         return {
-            "inputs": (degraded_frames(pool, clips, self.frames, generator),),
-            "attributes": {name: values[clips] for name, values in pool.attributes.items()},
+            "inputs": (_flip(_degraded(stills.image_NCHW[chosen], generator), flip)[:, None],),
+            "attributes": {name: values[chosen] for name, values in stills.attributes.items()},
         }
 
     def loss(self, answer: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -110,20 +110,21 @@ class SyncLesson:
     windows: int
 
     def batch(self, pool: Pool, generator: torch.Generator) -> Batch:
-        clips = _integers(len(pool), (self.clips,), generator)
-        device, first, last = clips.device, SYNC_FRAMES // 2, pool.video_NFCHW.shape[1] - 1 - SYNC_FRAMES // 2
+        clips, device = pool.clips, generator.device
+        count, length = clips.opening_NF.shape
+        chosen = _integers(count, (self.clips,), generator)
+        first, last = SYNC_FRAMES // 2, length - 1 - SYNC_FRAMES // 2
         # One window from each equal part of the clip: other moments of the same voice are the hard negatives.
         part = torch.arange(self.windows, device=device)
         place = (part + torch.rand(self.clips, self.windows, generator=generator, device=device)) / self.windows
         middle = (first + place * (last - first + 1)).long().clamp(first, last)
         shake = _integers(9, (self.clips, 1, 2), generator) - 4
-        centre = pool.centre_NF2[clips[:, None], middle] + shake
-        crops = crop_windows(pool.video_NFCHW, clips, middle, centre)
+        crops = crop_windows(clips.video_NFCHW, chosen, middle, clips.centre_NF2[chosen[:, None], middle] + shake)
         # The five frames of a window suffer alike: they are degraded as one tall picture.
         tall = crops.flatten(0, 1).unflatten(1, (SYNC_FRAMES, 3)).transpose(1, 2).flatten(2, 3)
         tall = degrade(tall, generator).unflatten(2, (SYNC_FRAMES, MOUTH_CROP))
         gain = torch.rand(self.clips, 1, 1, 1, generator=generator, device=device) * 0.3 - 0.15
-        mel = mel_windows(pool.mel_NMT[clips], middle) + gain
+        mel = mel_windows(clips.mel_NMT[chosen], middle) + gain
         return {"inputs": (tall.transpose(1, 2).flatten(1, 2), mel.flatten(0, 1))}
 
     def loss(self, answer: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -146,11 +147,9 @@ def contrast(a_ND: Tensor, b_ND: Tensor, ignore: Tensor | None = None) -> tuple[
     return loss, (logits.argmax(-1) == target).float().mean()
 
 
-def degraded_frames(pool: Pool, clips: Tensor, frames: int, generator: torch.Generator) -> Tensor:
-    """``frames`` random frames of every clip, degraded one by one: (B, K, C, H, W) in [0, 1]."""
-    times = _integers(pool.video_NFCHW.shape[1], (len(clips), frames), generator)
-    images = pool.video_NFCHW[clips[:, None], times].flatten(0, 1).float() / 255
-    return degrade(images, generator).unflatten(0, (len(clips), frames))
+def _degraded(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """uint8 pictures to degraded ones in [0, 1]."""
+    return degrade(images_NCHW.float() / 255, generator)
 
 
 def _flip(x: Tensor, flip_N: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""The rendered clips that all judges of a process learn from: rendered once, kept on the device as bytes.
+"""The rendered pictures that all judges of a process learn from: rendered once, kept on the device as bytes.
 
-Knows the procedural generator and what a judge needs from it. One pool of 1,024 clips of 97 frames at 128x128 takes
-about 5 GiB.
+Mouth and sound need moving clips; who it is and how they look need many different people, so those come from stills.
+Knows the procedural generator and what a judge needs from it. 1,024 clips of 97 frames at 128x128 take about 5 GiB.
 
-Shape legend: N clips of the pool, F frames, R references, H height, W width, M mel bands, T mel frames.
+Shape legend: N clips or stills of the pool, F frames, C channels, H height, W width, M mel bands, T mel frames.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,41 +23,77 @@ from training.judges.networks import HEAT_STRIDE
 from training.judges.windows import log_mel, smooth_centres
 
 if TYPE_CHECKING:
-    from training.data.procedural import SpeechBank
+    from training.data.procedural import ClipBatch, SpeechBank
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
-    """Everything on one device; ``video`` and ``reference`` are uint8, ``heat`` is the mouth region in 0..1."""
+class Clips:
+    """``video`` is uint8, ``heat`` the mouth region in 0..1, ``centre`` (y, x) in pixels, opening and width 0..1."""
 
     video_NFCHW: Tensor
-    reference_NRCHW: Tensor
     heat_NFHW: Tensor
     centre_NF2: Tensor
     opening_NF: Tensor
     width_NF: Tensor
     mel_NMT: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stills:
+    """Two uint8 pictures of each person, in different clothes and places; ``attributes`` describe ``image``."""
+
+    image_NCHW: Tensor
+    reference_NCHW: Tensor
     identity_N: Tensor
     attributes: dict[str, Tensor]
 
-    def __len__(self) -> int:
-        return len(self.video_NFCHW)
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Everything on one device."""
+
+    clips: Clips
+    stills: Stills
 
 
-def pool_from_batch(batch: Any) -> Pool:
-    """Reduce one rendered ``ClipBatch`` to what judges need."""
+@functools.lru_cache(maxsize=1)
+def rendered_pool(config: PoolConfig, device: torch.device) -> Pool:
+    """Render the pool, or return the one this process has already rendered from the same ``config``."""
+    from training.data.procedural import ProceduralClips
+
+    start = time.perf_counter()
+    size = {"height": config.height, "width": config.width, "device": device, "speech": _speech(config)}
+    moving = ProceduralClips(
+        config.seed, split="train", num_frames=config.num_frames, augment_audio=config.augment_audio, **size
+    )
+    still = ProceduralClips(config.seed, split="train", num_frames=1, **size)
+    pool = Pool(
+        clips=_joined([_clips(moving.sample(part)) for part in _parts(config.clips, config.chunk)]),
+        stills=_joined([_stills(still.sample(part)) for part in _parts(config.stills, 8 * config.chunk)]),
+    )
+    logger.info("%d clips and %d stills rendered in %.1f s", config.clips, config.stills, time.perf_counter() - start)
+    return pool
+
+
+def _clips(batch: ClipBatch) -> Clips:
     mask = batch.mouth_mask.float()
     heat = F.avg_pool2d(mask.flatten(0, 1)[:, None], HEAT_STRIDE)[:, 0].unflatten(0, mask.shape[:2])
-    return Pool(
+    return Clips(
         video_NFCHW=batch.video,
-        reference_NRCHW=batch.reference,
         heat_NFHW=heat.half(),
-        centre_NF2=smooth_centres(mask_centres(batch.mouth_mask)),
+        centre_NF2=smooth_centres(mask_centres(mask)),
         opening_NF=batch.mouth_open.float(),
         width_NF=(batch.mouth_shape[..., 0].float() + 1) / 2,
         mel_NMT=log_mel(batch.audio, batch.video.shape[1]),
+    )
+
+
+def _stills(batch: ClipBatch) -> Stills:
+    return Stills(
+        image_NCHW=batch.video[:, 0],
+        reference_NCHW=batch.reference[:, 0],
         identity_N=batch.identity,
         attributes=dict(batch.attributes),
     )
@@ -74,31 +110,6 @@ def mask_centres(mask_BFHW: Tensor) -> Tensor:
     return torch.where(weight[..., None] > 0.5, torch.stack([rows, columns], dim=-1), middle)
 
 
-@functools.lru_cache(maxsize=1)
-def rendered_pool(config: PoolConfig, device: torch.device) -> Pool:
-    """Render the pool, or return the one this process has already rendered from the same ``config``."""
-    from training.data.procedural import ProceduralClips
-
-    start = time.perf_counter()
-    clips = ProceduralClips(
-        config.seed,
-        split="train",
-        height=config.height,
-        width=config.width,
-        num_frames=config.num_frames,
-        device=device,
-        speech=_speech(config),
-        augment_audio=config.augment_audio,
-    )
-    parts = [
-        pool_from_batch(clips.sample(list(range(first, min(first + config.chunk, config.clips)))))
-        for first in range(0, config.clips, config.chunk)
-    ]
-    pool = _concatenate(parts)
-    logger.info("%d clips for the judges spoken and rendered in %.1f s", len(pool), time.perf_counter() - start)
-    return pool
-
-
 def _speech(config: PoolConfig) -> SpeechBank:
     from training.data.procedural import SpeechBank
 
@@ -113,11 +124,17 @@ def _speech(config: PoolConfig) -> SpeechBank:
     )
 
 
-def _concatenate(parts: list[Pool]) -> Pool:
-    def joined(name: str) -> Any:
+def _parts(count: int, size: int) -> list[range]:
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Concatenate the tensors of several ``Clips`` or ``Stills``."""
+
+    def column(name: str) -> Any:
         values = [getattr(part, name) for part in parts]
         if isinstance(values[0], dict):
             return {key: torch.cat([value[key] for value in values]) for key in values[0]}
         return torch.cat(values)
 
-    return Pool(**{name: joined(name) for name in Pool.__dataclass_fields__})
+    return type(parts[0])(**{field.name: column(field.name) for field in fields(parts[0])})

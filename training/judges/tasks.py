@@ -27,9 +27,9 @@ class JudgesTask:
         self.pool: Pool | None = None
         lessons: dict[str, Lesson] = {
             "mouth": MouthLesson(images=config.mouth_images),
-            "identity": IdentityLesson(clips=config.clips, frames=config.frames),
-            "attributes": AttributeLesson(clips=config.clips, frames=config.frames),
-            "sync": SyncLesson(clips=config.clips, windows=config.windows),
+            "identity": IdentityLesson(people=config.people),
+            "attributes": AttributeLesson(people=config.people),
+            "sync": SyncLesson(clips=config.sync_clips, windows=config.sync_windows),
         }
         self.lessons = {name: lessons[name] for name in config.judges}
 
@@ -45,7 +45,7 @@ class JudgesTask:
 
     def batch(self, moment: Moment) -> dict[str, Batch]:
         assert self.pool is not None, "prepare() comes before batch()"
-        device = self.pool.video_NFCHW.device
+        device = self.pool.clips.video_NFCHW.device
         return {name: lesson.batch(self.pool, moment.generator(device, name)) for name, lesson in self.lessons.items()}
 
     def loss(self, model: nn.Module, batch: dict[str, Batch], moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:

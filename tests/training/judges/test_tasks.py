@@ -11,11 +11,11 @@ import torch
 from training.data.procedural import ATTRIBUTES
 from training.judges.config import JudgesConfig
 from training.judges.panel import Panel
-from training.judges.pool import Pool, mask_centres
+from training.judges.pool import Clips, Pool, Stills, mask_centres
 from training.judges.tasks import JudgesTask
 from training.task import Moment, Task
 
-CONFIG = JudgesConfig(width=8, mouth_images=8, clips=4, frames=2, windows=3)
+CONFIG = JudgesConfig(width=8, mouth_images=8, people=6, sync_clips=4, sync_windows=3)
 
 
 def painted_pool(clips: int = 8, frames: int = 12, size: int = 64) -> Pool:
@@ -31,17 +31,21 @@ def painted_pool(clips: int = 8, frames: int = 12, size: int = 64) -> Pool:
             half = 1 + int(6 * opening[clip, frame])
             mask[clip, frame, 40 - half : 40 + half, 24:40] = 1
     video[mask[:, :, None].expand_as(video) > 0] = 250
-    return Pool(
+    moving = Clips(
         video_NFCHW=video,
-        reference_NRCHW=video[:, :1].flip(-1),
         heat_NFHW=torch.nn.functional.avg_pool2d(mask, 4).half(),
         centre_NF2=mask_centres(mask),
         opening_NF=opening,
         width_NF=torch.full((clips, frames), 0.5),
         mel_NMT=opening.repeat_interleave(4, -1)[:, None].expand(-1, 40, -1) * 2 - 1,
+    )
+    stills = Stills(
+        image_NCHW=video[:, 0],
+        reference_NCHW=video[:, 1],
         identity_N=identity,
         attributes={name: identity % len(values) for name, values in ATTRIBUTES.items()},
     )
+    return Pool(clips=moving, stills=stills)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +91,7 @@ def test_the_exported_file_gives_the_same_answers(task: JudgesTask, tmp_path: Pa
     (tmp_path / "run").mkdir()
     task.export(judges.state_dict(), tmp_path / "run" / "judges.safetensors")
     panel = Panel.load(tmp_path)
-    video = task.pool.video_NFCHW[:2]
+    video = task.pool.clips.video_NFCHW[:2]
     mouths = panel.mouths(video)
     assert mouths.opening_BF.shape == (2, 12)
     assert mouths.centre_BF2.shape == (2, 12, 2)
