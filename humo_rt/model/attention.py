@@ -22,7 +22,10 @@ class KeyValue(NamedTuple):
     v: Tensor
 
     def select(self, rows: Tensor) -> KeyValue:
-        """The entries ``rows`` of the batch axis, repeats allowed."""
+        """The entries ``rows`` of the batch axis, repeats allowed; a single one is a view, several are a copy."""
+        if rows.numel() == 1:
+            row = int(rows)
+            return KeyValue(self.k[row : row + 1], self.v[row : row + 1])
         return KeyValue(self.k.index_select(0, rows), self.v.index_select(0, rows))
 
 

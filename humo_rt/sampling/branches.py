@@ -62,7 +62,8 @@ class GuidedModel:
         self.branch_batch_size = branch_batch_size
         self.shape = noise_NCTHW.shape
         self.device = noise_NCTHW.device
-        self._contexts: dict[tuple[str, ...], Context] = {}
+        # By rows and not by names: branches that differ in the image alone share their context.
+        self._contexts: dict[tuple[tuple[int, ...], tuple[int, ...]], Context] = {}
         self._channel_conditions: dict[bool, Tensor] = {}
 
     @cached_property
@@ -99,17 +100,20 @@ class GuidedModel:
         return self.model(inputs, timesteps, context=self._context(names), condition=condition)
 
     def _context(self, names: tuple[str, ...]) -> Context:
-        if names not in self._contexts:
-            videos = list(range(self.conditions.num_videos))
-            negative = null_audio = len(videos)
-            texts = [row for name in names for row in (videos if "T" in name else [negative] * len(videos))]
-            if self.conditions.audio is None:
-                audios = [0] * len(texts)
-            else:
-                audios = [row for name in names for row in (videos if "A" in name else [null_audio] * len(videos))]
+        texts, audios = self._context_rows(names)
+        if (texts, audios) not in self._contexts:
             rows = (torch.tensor(texts, device=self.device), torch.tensor(audios, device=self.device))
-            self._contexts[names] = self._projected.select(*rows)
-        return self._contexts[names]
+            self._contexts[texts, audios] = self._projected.select(*rows)
+        return self._contexts[texts, audios]
+
+    def _context_rows(self, names: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Rows of ``_projected`` for the branches ``names``: of the texts and of the audios."""
+        videos = range(self.conditions.num_videos)
+        negative = null_audio = self.conditions.num_videos
+        texts = [row if "T" in name else negative for name in names for row in videos]
+        if self.conditions.audio is None:
+            return tuple(texts), (0,) * len(texts)
+        return tuple(texts), tuple(row if "A" in name else null_audio for name in names for row in videos)
 
     def _latent_input(self, x_NCTHW: Tensor, with_image: bool) -> Tensor:
         """With ``"frames"`` injection the slots hold clean references or zeros; the sampler's own slots are hidden."""

@@ -46,7 +46,8 @@ def activation_bytes(
     tokens = latent_frames * cells // (dit.patch_size[1] * dit.patch_size[2])
     narrow = dtype.itemsize
     per_token = dit.dim * (_FLOAT32_COPIES * 4 + _NARROW_COPIES * narrow) + 2 * dit.ffn_dim * narrow
-    contexts = 2 * (dit.text_len + latent_frames * dit.audio_tokens)
+    # Keys and values of both prompts and both audios, and of every branch where several share a forward.
+    contexts = (2 + (branches if branches > 1 else 0)) * (dit.text_len + latent_frames * dit.audio_tokens)
     cached = 2 * dit.num_layers * contexts * dit.dim * narrow
     latents = latent_frames * cells * (dit.in_channels + MASK_CHANNELS) * 4 * (branches + 4)
     denoise = branches * tokens * per_token + cached + latents

@@ -7,7 +7,7 @@ import torch
 
 from humo_rt.conditions.audio import window_audio
 from humo_rt.config import HUMO_1_7B, HUMO_17B
-from humo_rt.sampling.branches import Conditions
+from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import guidance_table
 from humo_rt.sampling.schedule import make_scheduler, model_timesteps
@@ -35,29 +35,32 @@ def table_of(entry: dict, mode: str):
     return guidance_table(HUMO_1_7B, mode, image_guidance_scale=entry["scale_i"], **scales)
 
 
-def run(entry: dict, mode: str, **kwargs) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    noise = recipe_input(entry["noise"])[None]
-    entering = [noise[0]]
-
-    def record(index: int, timestep: int, latents: torch.Tensor) -> torch.Tensor:
-        entering.append(latents[0].clone())
-        return latents
-
+def run(entry: dict, mode: str, **kwargs) -> tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """The result, and what the scheduler was handed at each step: guided velocity and latents."""
+    handed = []
     scheduler = make_scheduler(entry["steps"], entry["shift"])
+    advance = scheduler.step
+
+    def step(velocity: torch.Tensor, t: torch.Tensor, latents: torch.Tensor, **options):
+        handed.append((velocity[0].clone(), latents[0].clone()))
+        return advance(velocity, t, latents, **options)
+
+    scheduler.step = step
     out = denoise(
-        golden_dit(entry["dit"]), conditions_of(entry, mode), noise,
-        guidance=table_of(entry, mode), scheduler=scheduler, on_step=record, **kwargs,
+        golden_dit(entry["dit"]), conditions_of(entry, mode), recipe_input(entry["noise"])[None],
+        guidance=table_of(entry, mode), scheduler=scheduler, **kwargs,
     )  # fmt: skip
-    return out[0], entering
+    return out[0], handed
 
 
 @pytest.mark.parametrize("case_id", CASES)
 def test_loops_agree_with_the_release(case_id: str) -> None:
     entry, tensors = case("loops", case_id), load_group("loops")[1]
-    x0, entering = run(entry, entry["mode"])
-    latents = tensors[f"{case_id}.latents"]
-    for index in range(entry["steps"]):
-        torch.testing.assert_close(entering[index], latents[index], atol=1e-4, rtol=0)
+    x0, handed = run(entry, entry["mode"])
+    assert len(handed) == entry["steps"]
+    for index, (velocity, latents) in enumerate(handed):
+        torch.testing.assert_close(latents, tensors[f"{case_id}.latents"][index], atol=1e-4, rtol=0)
+        torch.testing.assert_close(velocity, tensors[f"{case_id}.noise_pred"][index], atol=1e-4, rtol=0)
     torch.testing.assert_close(x0, tensors[f"{case_id}.x0"], atol=1e-4, rtol=0)
 
 
@@ -67,6 +70,17 @@ def test_branches_one_at_a_time_give_the_same_video(size: int) -> None:
     torch.testing.assert_close(
         run(entry, entry["mode"], branch_batch_size=size)[0], run(entry, entry["mode"])[0], atol=1e-4, rtol=0
     )
+
+
+def test_branches_that_differ_in_the_image_alone_share_their_keys_and_values() -> None:
+    entry = case("loops", CASES[0])
+    noise = recipe_input(entry["noise"])[None]
+    guided = GuidedModel(golden_dit(entry["dit"]), conditions_of(entry, "TIA"), noise)
+    early, late = guided._context(("TIA", "TI", "I")), guided._context(("TIA", "TI", "0"))
+    assert early is late
+    alone = guided._context(("TI",)).text[0].k
+    assert torch.equal(alone[0], early.text[0].k[1])
+    assert alone.data_ptr() == guided._context(("TIA",)).text[0].k.data_ptr()
 
 
 @pytest.mark.parametrize("mode", ["TI", "T"])
