@@ -70,13 +70,13 @@ def encode_grey(vae: VideoVAE, num_frames: int, height: int, width: int) -> Tens
 def grey_latents(
     vae: VideoVAE, num_latent_frames: int, height: int, width: int, shipped: Iterable[Tensor] = ()
 ) -> Tensor:
-    """Grey latents for a video of ``height`` x ``width`` latent cells: (16, num_latent_frames, h, w).
+    """Grey latents for a video of ``height`` x ``width`` latent cells: (16, num_latent_frames, h, w) in float32.
 
     Cut from the first of ``shipped`` (published files, (16, T, h, w)) that covers them, encoded otherwise.
     """
     for latents in shipped:
         if tuple(latents.shape[2:]) == (height, width) and latents.shape[1] >= num_latent_frames:
-            return latents[:, :num_latent_frames].to(next(vae.parameters()).device)
+            return latents[:, :num_latent_frames].to(next(vae.parameters()).device, torch.float32)
     num_frames = TEMPORAL_STRIDE * (num_latent_frames - 1) + 1
     return encode_grey(vae, num_frames, SPATIAL_STRIDE * height, SPATIAL_STRIDE * width)
 

@@ -81,5 +81,9 @@ def test_grey_comes_from_a_file_that_fits_and_is_encoded_otherwise():
     vae.seen.clear()
     assert torch.equal(grey_latents(vae, 4, 2, 3, [small, fitting]), fitting[:, :4])
     assert not vae.seen
+    half = grey_latents(vae, 3, 2, 3, [fitting.bfloat16()])
+    assert half.shape == (16, 3, 2, 3)
+    assert half.dtype == torch.float32  # references joined to it are not rounded
+    assert not vae.seen
     assert grey_latents(vae, 6, 2, 3, [small, fitting]).shape == (16, 6, 2, 3)
     assert vae.seen == [(1, 3, 21, 16, 24)]
