@@ -143,12 +143,13 @@ class HumoDiT(nn.Module):
         return (text_BLD,) * count, (tokens_BTSC,) * count
 
     def _pad_text(self, text_embeds: Tensor | Sequence[Tensor]) -> Tensor:
-        rows = list(text_embeds)
         limit = self.config.text_len
-        longest = max(row.shape[0] for row in rows)
+        longest = text_embeds.shape[1] if isinstance(text_embeds, Tensor) else max(len(row) for row in text_embeds)
         if longest > limit:
             raise ValueError(f"text of {longest} tokens exceeds the model's {limit}: shorten or truncate the prompt")
-        return torch.stack([F.pad(row, (0, 0, 0, limit - row.shape[0])) for row in rows])
+        if isinstance(text_embeds, Tensor):
+            return F.pad(text_embeds, (0, 0, 0, limit - longest))
+        return torch.stack([F.pad(row, (0, 0, 0, limit - row.shape[0])) for row in text_embeds])
 
     def _token_grid(self, x_BCTHW: Tensor) -> tuple[int, int, int]:
         sizes = x_BCTHW.shape[2:]
