@@ -228,7 +228,7 @@ def _generate_one(
 
 
 def _checked_before_loading(
-    conditions: dict[str, Any], options: dict[str, Any], model: dict[str, Any], output: Path
+    conditions: dict[str, Any], options: dict[str, Any], model: dict[str, Any], output: Path | None
 ) -> dict[str, Any]:
     """Refuse a bad request before the minutes that loading may take; returns the options with the length settled."""
     from humo_rt.request import GenerationRequest
@@ -245,6 +245,8 @@ def _generate_cases(path: Path, options: dict[str, Any], model: dict[str, Any], 
     from humo_rt.terminal import GenerationProgress, show_outcomes
 
     cases = read_cases(path)
+    # What all cases share is checked once; their own prompts, images and sounds when their turn comes.
+    _checked_before_loading({"prompt": "any"}, options, model, None)
     if not folder.exists():
         _check_folder(folder.parent)
         folder.mkdir()

@@ -220,6 +220,12 @@ class TestCases:
         assert "not valid JSON" in refused("generate", "--cases", "cases.json", *QUICK)
         assert not (folder / "out").exists()
 
+    def test_an_option_no_case_can_have_is_refused_before_loading(self, folder, monkeypatch):
+        monkeypatch.setattr(cli, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad option"))
+        self.write(folder, {"only": {"prompt": "x"}})
+        assert "height 479" in refused("generate", "--cases", "cases.json", "--height", 479, *QUICK)
+        assert not (folder / "out").exists()
+
     @pytest.mark.parametrize(
         ("option", "value"), [("--prompt", "x"), ("--audio", "a.wav"), ("--contact-sheet", "s.png")]
     )
