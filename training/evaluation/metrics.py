@@ -112,6 +112,8 @@ def sync_distances(video_BFD: Tensor, audio_BFD: Tensor, max_lag: int = 15) -> T
     Column ``max_lag + k`` compares the picture at ``t + k`` with the sound at ``t``.
     """
     frames = video_BFD.shape[1]
+    if frames <= max_lag:
+        raise ValueError(f"{frames} windows cannot be shifted by {max_lag} frames: score clips of 49 frames or more")
     columns = []
     for lag in range(-max_lag, max_lag + 1):
         video = video_BFD[:, max(lag, 0) : frames + min(lag, 0)]

@@ -103,3 +103,8 @@ def test_closed_rate_and_psnr() -> None:
     assert metrics.closed_rate(torch.tensor([[0.0, 0.1, 0.5, 0.9]])) == 0.5
     video = torch.full((2, 3, 3, 8, 8), 100, dtype=torch.uint8)
     assert metrics.psnr(video, video + 5) == pytest.approx(34.15, abs=0.01)
+
+
+def test_clips_too_short_to_be_shifted_are_named():
+    with pytest.raises(ValueError, match="10 windows cannot be shifted by 15 frames"):
+        metrics.sync_distances(torch.zeros(2, 10, 4), torch.zeros(2, 10, 4))
