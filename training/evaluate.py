@@ -1,10 +1,10 @@
 """Score a model on held-out people, voices and sentences: ``python -m training.evaluate``.
 
 Parses the command line and calls the parts in order; ``training.evaluation`` does the work. Needs trained judges
-(``python -m training.train nano-judges --out runs/judges``).
+(``python -m training.train nano-judges``).
 
-    python -m training.evaluate --judges runs/judges --json scores.json --sheet scores.png
-    python -m training.evaluate --judges runs/judges --sweep 2,3,2 3,4,2 3,5,3       # on the dev clips
+    python -m training.evaluate --json scores.json --sheet scores.png
+    python -m training.evaluate --sweep 2,3,2 3,4,2 3,5,3       # on the dev clips
     python -m training.evaluate --compare full.json no_focus.json single_stage.json  # prints Markdown
 """
 
@@ -227,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", default="nano", help="preset name, or a folder with weights (default: nano)")
     add("--weights", help="where the preset's weights are (default: the preset's own)")
     add("--dit", type=Path, help="a DiT file to use instead of the one in the weights, to compare recipes")
-    add("--judges", type=Path, default=Path("runs/judges"), help="folder with trained judges (default: runs/judges)")
+    add("--judges", type=Path, default=Path("runs/nano-judges"), help="folder of judges (default: runs/nano-judges)")
     add("--clips", type=int, default=64, help="held-out clips (default: 64; identity needs at least 10 people)")
     add("--split", choices=("test", "dev"), help="default: test; dev for a sweep")
     add("--steps", type=int, help="denoising steps (default: the preset's)")
