@@ -164,11 +164,12 @@ def nano_audio_encoder() -> Recipe:
 
 @_register("nano-judges")
 def nano_judges() -> Recipe:
-    from training.judges.config import JudgesConfig
+    from training.judges.config import JudgesConfig, PoolConfig
 
     about = "the networks that measure mouth, identity, attributes and sync, trained on true renders"
     task_class = "training.judges.tasks:JudgesTask"
-    return _small("nano-judges", about, task_class, JudgesConfig(), "judges.safetensors", steps=4_000, lr=1e-3)
+    task = JudgesConfig(pool=PoolConfig(natural_share=NATURAL_SHARE))
+    return _small("nano-judges", about, task_class, task, "judges.safetensors", steps=4_000, lr=1e-3)
 
 
 def _full(model: ModelConfig, stage: str, about: str, *, lr: float, starts_from: str | None, **task: Any) -> Recipe:
