@@ -66,6 +66,16 @@ def test_a_seed_gives_the_same_frames_to_the_bit(layout: str, conditions: dict) 
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "levels"), [(torch.bfloat16, 8.0), (torch.float16, 3.0)])
+def test_half_precision_stays_close(layout: str, dtype: torch.dtype, levels: float, conditions: dict) -> None:
+    exact, rounded = (
+        tiny_pipeline(layout, kind).generate(PROMPT, seed=3, num_frames=5, **conditions).frames.astype(float)
+        for kind in (torch.float32, dtype)
+    )
+    assert 0 < np.abs(rounded - exact).mean() < levels
+
+
 def test_a_generator_is_a_seed() -> None:
     pipeline = tiny_pipeline("frames")
     by_generator = pipeline.generate(PROMPT, num_frames=5, generator=torch.Generator().manual_seed(11))

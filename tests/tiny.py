@@ -10,7 +10,7 @@ import torch
 from humo_rt.config import HUMO_1_7B, HUMO_17B, AudioEncoderConfig, DiTConfig, ModelConfig, TextEncoderConfig, VAEConfig
 from humo_rt.pipeline import Pipeline
 from humo_rt.weights.components import Components
-from humo_rt.weights.modules import build_on_meta
+from humo_rt.weights.modules import build_on_meta, part_dtype
 from humo_rt.weights.random_init import byte_tokenizer, fill_random
 
 WIDTH = 16
@@ -48,15 +48,18 @@ def tiny_config(published: ModelConfig, **dit_changes) -> ModelConfig:
     )
 
 
-def tiny_components(config: ModelConfig, seed: int = 0) -> Components:
+def tiny_components(
+    config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Components:
     modules = build_on_meta(config)
     for part, module in modules.items():
-        fill_random(module, part=part, seed=seed, dtype=torch.float32, device="cpu")
+        fill_random(module, part=part, seed=seed, dtype=part_dtype(part, dtype), device=device)
         module.eval().requires_grad_(False)
     return Components(config=config, tokenizer=byte_tokenizer(), **modules)
 
 
 @cache
-def tiny_pipeline(layout: str) -> Pipeline:
+def tiny_pipeline(layout: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Pipeline:
     """``layout``: "frames" (as HuMo-1.7B) or "channels" (as HuMo-17B)."""
-    return Pipeline(tiny_components(tiny_config({"frames": HUMO_1_7B, "channels": HUMO_17B}[layout])))
+    config = tiny_config({"frames": HUMO_1_7B, "channels": HUMO_17B}[layout])
+    return Pipeline(tiny_components(config, dtype=dtype, device=device))

@@ -1,0 +1,60 @@
+"""The whole pipeline on a GPU, toy size: every mode and layout in bf16, and float32 against the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny import tiny_pipeline
+
+pytestmark = pytest.mark.gpu
+
+PROMPT = "A woman is talking to the camera."
+LAYOUTS = ("frames", "channels")
+
+
+def given(mode: str) -> dict:
+    noise = np.random.default_rng(0)
+    images = [noise.integers(0, 256, (40, 30, 3), dtype=np.uint8) for _ in range(2)]
+    sound = noise.normal(0, 0.1, 6_000).astype(np.float32)
+    return {"image": images if "I" in mode else None, "audio": (sound, 16_000) if "A" in mode else None}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("mode", ["T", "TI", "TA", "TIA"])
+@pytest.mark.parametrize("sampler", ["unipc", "euler"])
+def test_every_mode_twice_the_same(layout: str, mode: str, sampler: str, tmp_path) -> None:
+    pipeline = tiny_pipeline(layout, torch.bfloat16, "cuda")
+    options = {"num_frames": 9, "seed": 3, "sampler": sampler, **given(mode)}
+    first = pipeline.generate(PROMPT, output=tmp_path / "video.mp4", **options)
+    assert np.array_equal(first.frames, pipeline.generate(PROMPT, **options).frames)
+    assert first.settings["noise_device"] == "cuda"
+    assert first.frames.std() > 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("size", [1, 2])
+def test_branches_may_share_a_forward_or_not(layout: str, size: int) -> None:
+    pipeline = tiny_pipeline(layout, torch.float32, "cuda")
+    together, apart = (
+        pipeline.generate(PROMPT, num_frames=5, seed=3, branch_batch_size=batch, **given("TIA")).frames.astype(float)
+        for batch in (None, size)
+    )
+    assert np.abs(together - apart).mean() < 0.5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_float32_is_the_cpus_video(layout: str) -> None:
+    """The same weights and the same noise, drawn on the CPU, on both devices."""
+    tiny = tiny_pipeline(layout)
+    # Random weights depend on the kind of device, so the GPU is given the CPU's.
+    on_gpu = tiny_pipeline(layout, torch.float32, "cuda")
+    for there, here in ((on_gpu.dit, tiny.dit), (on_gpu.vae, tiny.vae), (on_gpu.text.encoder, tiny.text.encoder)):
+        there.load_state_dict(here.state_dict())
+    on_gpu.audio.encoder.load_state_dict(tiny.audio.encoder.state_dict())
+    videos = [
+        pipeline.generate(PROMPT, num_frames=5, generator=torch.Generator().manual_seed(3), **given("TIA")).frames
+        for pipeline in (tiny, on_gpu)
+    ]
+    assert np.abs(videos[0].astype(float) - videos[1]).mean() < 1.0
