@@ -8,18 +8,12 @@ import pytest
 import torch
 
 from humo_rt.conditions.text import TextConditioner, clean_prompt, load_tokenizer
-from tests.golden_data import case_ids, load_group, load_json, recipe_weights
+from humo_rt.config import TextEncoderConfig
+from humo_rt.model.encoders import build_text_encoder
+from tests.golden_data import case_ids, load_group
+from tests.model.golden_umt5 import golden_umt5
 
 WORDS = ["a", "person", "speaks", "in", "the", "rain"]
-
-
-def umt5(**settings):
-    from transformers import UMT5Config, UMT5EncoderModel
-
-    config = UMT5Config(**settings, feed_forward_proj="gated-gelu", dropout_rate=0.0)
-    config._attn_implementation = "eager"
-    torch.manual_seed(0)
-    return UMT5EncoderModel(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -37,36 +31,18 @@ def tokenizer_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def conditioner(tokenizer_file):
-    encoder = umt5(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    torch.manual_seed(0)
+    encoder = build_text_encoder(
+        TextEncoderConfig(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    )
     return TextConditioner(load_tokenizer(tokenizer_file), encoder, max_length=6)
 
 
-@pytest.fixture(scope="module")
-def golden_encoder():
-    settings, arch = load_json("t5"), load_json("t5")["arch"]
-    names = load_json("t5_keymap_transformers")["map"]
-    encoder = umt5(
-        vocab_size=arch["vocab"],
-        d_model=arch["dim"],
-        d_kv=arch["dim_attn"] // arch["num_heads"],
-        d_ff=arch["dim_ffn"],
-        num_layers=arch["num_layers"],
-        num_heads=arch["num_heads"],
-        relative_attention_num_buckets=arch["num_buckets"],
-        relative_attention_max_distance=arch["max_distance"],
-        layer_norm_epsilon=arch["eps"],
-    )
-    state = {names[name]: tensor for name, tensor in recipe_weights(settings["weights"]).items()}
-    state["encoder.embed_tokens.weight"] = state["shared.weight"]
-    encoder.load_state_dict(state)
-    return encoder
-
-
 @pytest.mark.parametrize("case_id", case_ids("t5"))
-def test_the_encoder_agrees_with_the_release(golden_encoder, case_id):
+def test_the_encoder_agrees_with_the_release(case_id):
     tensors = load_group("t5")[1]
     mask, expected = tensors[f"{case_id}.mask"], tensors[f"{case_id}.out"]
-    rows = TextConditioner(None, golden_encoder, max_length=512).encode_ids(tensors[f"{case_id}.ids"], mask)
+    rows = TextConditioner(None, golden_umt5(), max_length=512).encode_ids(tensors[f"{case_id}.ids"], mask)
     for row, length, reference in zip(rows, mask.sum(1).tolist(), expected, strict=True):
         assert row.shape == (length, 64)
         torch.testing.assert_close(row, reference[:length], atol=5e-5, rtol=0)

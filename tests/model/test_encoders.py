@@ -8,31 +8,15 @@ import torch
 
 from humo_rt.config import PRESETS, AudioEncoderConfig, TextEncoderConfig, preset
 from humo_rt.model.encoders import build_audio_encoder, build_text_encoder
-from tests.golden_data import GOLDEN, case_ids, load_group, load_json, recipe_weights
+from tests.golden_data import GOLDEN, case_ids, load_group, load_json
+from tests.model.golden_umt5 import golden_umt5
 
 ATOL = 5e-5
 
 
-def _tiny_text_config(arch: dict) -> TextEncoderConfig:
-    return TextEncoderConfig(
-        vocab_size=arch["vocab"],
-        d_model=arch["dim"],
-        d_kv=arch["dim_attn"] // arch["num_heads"],
-        d_ff=arch["dim_ffn"],
-        num_layers=arch["num_layers"],
-        num_heads=arch["num_heads"],
-    )
-
-
 @pytest.mark.parametrize("case_id", case_ids("t5"))
 def test_text_encoder_computes_the_published_numbers(case_id):
-    settings, tensors = load_group("t5")
-    names = load_json("t5_keymap_transformers")["map"]
-    encoder = build_text_encoder(_tiny_text_config(settings["arch"]))
-    weights = {names[name]: tensor for name, tensor in recipe_weights(settings["weights"]).items()}
-    missing, unexpected = encoder.load_state_dict(weights, strict=False)
-    assert set(missing) <= {"encoder.embed_tokens.weight"}
-    assert not unexpected
+    tensors, encoder = load_group("t5")[1], golden_umt5()
     with torch.no_grad():
         out = encoder(input_ids=tensors[f"{case_id}.ids"], attention_mask=tensors[f"{case_id}.mask"]).last_hidden_state
     torch.testing.assert_close(out, tensors[f"{case_id}.out"], atol=ATOL, rtol=0)
