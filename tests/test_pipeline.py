@@ -123,7 +123,26 @@ def test_branches_may_share_a_forward_or_not(layout: str, conditions: dict) -> N
         assert np.abs(video.astype(int) - videos[0]).max() <= 1
 
 
-def test_sound_of_any_length_is_heard(conditions: dict) -> None:
+@pytest.mark.parametrize(
+    ("sound", "rate"),
+    [
+        (np.zeros(8_000), 16_000),
+        (np.random.default_rng(1).normal(0, 0.1, (2, 4_000)), 8_000),
+        (np.random.default_rng(1).normal(0, 0.1, 700), 16_000),
+        (np.random.default_rng(1).normal(0, 0.1, (44_100, 1)), 44_100),
+    ],
+    ids=["silence", "stereo at 8 kHz", "shorter than the video", "longer than the video"],
+)
+def test_any_sound(sound: np.ndarray, rate: int, tmp_path) -> None:
+    result = tiny_pipeline("frames").generate(
+        PROMPT, audio=(sound.astype(np.float32), rate), num_frames=9, output=tmp_path / "video.mp4"
+    )
+    assert result.frames.shape[0] == 9
+    assert (len(result.audio), result.sample_rate) == (round(9 / 25 * rate), rate)
+    assert read_sound(tmp_path / "video.mp4").seconds == pytest.approx(9 / 25, abs=0.15)
+
+
+def test_sound_over_30_seconds_is_heard() -> None:
     """Over 30 s Whisper reads it in chunks; the video stays as long as asked."""
     samples = np.random.default_rng(1).normal(0, 0.1, 31 * 16_000).astype(np.float32)
     result = tiny_pipeline("frames").generate(PROMPT, audio=(samples, 16_000), num_frames=5, seed=0)
