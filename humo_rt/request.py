@@ -41,7 +41,7 @@ class GenerateOptions(TypedDict, total=False):
     audio: the speech: a path to any file ffmpeg reads, or (samples, rate in Hz).
     negative_prompt: what the video should not look like.
     height, width: pixels, multiples of 16.
-    num_frames: 4n + 1 frames at 25 per second; without it as long as the audio, at most what the model is made for.
+    num_frames: 4n + 1 frames at 25 per second; without it as long as the audio.
     num_inference_steps: denoising steps, 1..1000.
     seed: whole number >= 0; drawn at random and reported when left out. generator: a torch.Generator instead of it.
     guidance: a name ("humo-1.7b", "humo-17b", "paper", "none"), a ``GuidanceTable`` or the rows of one.
@@ -206,7 +206,7 @@ def _first(*values: Any) -> Any:
 
 
 def _frames(given: int | None, sound: Sound | None, config: ModelConfig) -> int:
-    """As asked, else as long as the sound up to what the model is made for, else the preset's."""
+    """As asked, else as long as the sound, else the preset's."""
     heard = None
     if sound is not None:
         heard = num_audio_frames(math.ceil(sound.seconds * SAMPLE_RATE - 1e-6))
@@ -219,14 +219,13 @@ def _frames(given: int | None, sound: Sound | None, config: ModelConfig) -> int:
     wanted = max(rules.fitting_frames(heard), rules.MIN_SPOKEN_FRAMES)
     if wanted > config.num_frames:
         logger.warning(
-            "the audio lasts %.2f s, the video %.2f s (%d frames suit %s best): set num_frames=%d for all of it",
+            "the audio lasts %.2f s, so the video has %d frames; more than %d degrade with %s: set num_frames for fewer",
             sound.seconds,
-            config.num_frames / FPS,
+            wanted,
             config.num_frames,
             config.name,
-            wanted,
         )
-    return min(wanted, config.num_frames)
+    return wanted
 
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:

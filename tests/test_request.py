@@ -82,12 +82,14 @@ def test_the_length_is_the_largest_that_fits_the_audio(samples, frames, caplog):
     assert not caplog.records
 
 
-def test_long_audio_is_cut_to_what_the_model_is_made_for_with_one_warning(caplog):
+def test_long_audio_makes_a_long_video_with_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
-        assert request(audio=speech(12 * RATE)).validated(NANO).num_frames == 97
+        assert request(audio=speech(12 * RATE)).validated(NANO).num_frames == 297
     assert len(caplog.records) == 1
-    assert "set num_frames=297" in caplog.text
-    assert request(audio=speech(12 * RATE), num_frames=297).validated(NANO).num_frames == 297
+    assert "more than 97 degrade with nano" in caplog.text
+    caplog.clear()
+    assert request(audio=speech(12 * RATE), num_frames=97).validated(NANO).num_frames == 97
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
