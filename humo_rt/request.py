@@ -219,7 +219,7 @@ def _frames(given: int | None, sound: Sound | None, config: ModelConfig) -> int:
     wanted = max(rules.fitting_frames(heard), rules.MIN_SPOKEN_FRAMES)
     if wanted > config.num_frames:
         logger.warning(
-            "the audio lasts %.2f s, so the video has %d frames; more than %d degrade with %s: set num_frames for fewer",
+            "the audio lasts %.2f s, so the video has %d frames; beyond %d %s degrades: set num_frames for fewer",
             sound.seconds,
             wanted,
             config.num_frames,

@@ -86,7 +86,7 @@ def test_long_audio_makes_a_long_video_with_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert request(audio=speech(12 * RATE)).validated(NANO).num_frames == 297
     assert len(caplog.records) == 1
-    assert "more than 97 degrade with nano" in caplog.text
+    assert "beyond 97 nano degrades" in caplog.text
     caplog.clear()
     assert request(audio=speech(12 * RATE), num_frames=97).validated(NANO).num_frames == 97
     assert not caplog.text
