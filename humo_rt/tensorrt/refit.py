@@ -1,0 +1,53 @@
+"""Other weights of the same model in an engine that exists: a LoRA merged in, a later checkpoint, without a rebuild.
+
+The weights come from an ONNX file that was exported as the engine's own was. Knows TensorRT's refitter and engines with
+separate weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from humo_rt.tensorrt.engine_file import EngineHeader
+from humo_rt.tensorrt.network import read_graph
+from humo_rt.tensorrt.targets import TensorRT
+from humo_rt.tensorrt.weights import EMBEDDED, SEPARATE, read_weights
+
+
+def require_fitting(header: EngineHeader, onnx: Path, source: str) -> None:
+    """``ValueError`` unless ``onnx`` holds weights that the engine ``source`` can take."""
+    if header.weights == EMBEDDED:
+        raise ValueError(
+            f"{source} holds its weights for good: build it with --engine-weights {SEPARATE} to replace them"
+        )
+    spec = read_graph(onnx).spec
+    if spec != header.spec:
+        raise ValueError(f"{onnx} is another model or precision than {source}: export the same one")
+
+
+def copy_weights(destination: Mapping[str, Tensor], header: EngineHeader, onnx: Path) -> None:
+    """Fill the tensors that an engine with separate weights reads; their addresses stay."""
+    for name, values in read_weights(onnx, header.weight_bindings):
+        destination[name].copy_(values)
+
+
+def refit(engine: Any, tensorrt: TensorRT, logger: Any, onnx: Path) -> None:
+    """Give TensorRT's ``engine`` (refittable or stripped) the weights of ``onnx``.
+
+    ``RuntimeError`` lists what the file lacks or TensorRT rejects.
+    """
+    trt = tensorrt.module
+    refitter = trt.Refitter(engine, logger)
+    parser = trt.OnnxParserRefitter(refitter, logger)
+    accepted = parser.refit_from_file(str(onnx))
+    missing = refitter.get_missing_weights()
+    if not accepted or missing or not refitter.refit_cuda_engine():
+        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        reasons = errors + [f"{name} is missing" for name in missing]
+        raise RuntimeError(
+            f"{tensorrt.package} did not take the weights of {onnx}: {'; '.join(reasons) or 'it gave no reason'}"
+        )
