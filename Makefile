@@ -9,7 +9,7 @@
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 JOBS ?= 2
-EXTRAS = train,face,dev
+EXTRAS = train,face,tensorrt,dev
 SAMPLES = humo_rt/assets/samples
 
 BIN := $(VENV)/bin

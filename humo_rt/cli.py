@@ -167,6 +167,45 @@ def version() -> None:
     typer.echo(f"python {platform.python_version()}")
 
 
+@app.command("build-engine")
+def build_engine(
+    onnx: Annotated[Path, typer.Argument(help="What 'humo-rt export' wrote.")],
+    target: Annotated[str, typer.Option(help="rtx4090, rtx5090, a100, h100, h200, b200, or current.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: a name that says what it is.")] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(metavar="WIDTHxHEIGHT", help="Largest size in pixels; repeat for several.")
+    ] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Longest video.")] = None,
+    branches: Annotated[int | None, typer.Option(help="Most guidance branches in one forward.")] = None,
+    references: Annotated[int | None, typer.Option(help="Most reference images.")] = None,
+    engine_weights: Annotated[
+        str, typer.Option(help="embedded; or, to replace them later: separate, refittable or stripped.")
+    ] = "embedded",
+    weight_streaming: Annotated[
+        bool, typer.Option("--weight-streaming", help="Weights may stay in host memory; no CUDA graphs then.")
+    ] = False,
+    timing_cache: Annotated[Path | None, typer.Option(help="Kernel timings to reuse (full TensorRT only).")] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Build a TensorRT engine of an exported DiT. Engines for RTX cards need no GPU to be built."""
+    with errors_in_one_line(traceback):
+        from humo_rt.tensorrt.build import BuildSettings
+        from humo_rt.tensorrt.commands import run_build
+        from humo_rt.tensorrt.profiles import parse_size
+
+        settings = BuildSettings(
+            target=target,
+            sizes=tuple(parse_size(text) for text in size or ()),
+            num_frames=num_frames,
+            branches=branches,
+            references=references,
+            weights=engine_weights,
+            weight_streaming=weight_streaming,
+            timing_cache=timing_cache,
+        )
+        run_build(onnx, output, settings)
+
+
 def main() -> None:
     """Entry point of the ``humo-rt`` command."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

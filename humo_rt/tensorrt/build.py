@@ -16,9 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from humo_rt.tensorrt.build_log import Messages, OnProgress
-from humo_rt.tensorrt.compile import compile_plan
 from humo_rt.tensorrt.engine_file import SUFFIX, EngineHeader, file_name, write_engine
 from humo_rt.tensorrt.network import read_graph
+from humo_rt.tensorrt.plan import compile_plan
 from humo_rt.tensorrt.profiles import profiles_for
 from humo_rt.tensorrt.targets import RTX, TensorRT, driver_present, find_target, load_tensorrt
 from humo_rt.tensorrt.weights import EMBEDDED, REFITTABLE, SEPARATE, STRIPPED, WEIGHTS, onnx_digest

@@ -51,7 +51,8 @@ def scaling_model(
 
 
 def save_scaling(path: Path, spec: GraphSpec, *, external: bool = False, **options) -> Path:
-    onnx.save(scaling_model(spec, **options), path, save_as_external_data=external, size_threshold=0)
+    data = {"save_as_external_data": external, "location": f"{path.name}.data", "size_threshold": 0}
+    onnx.save(scaling_model(spec, **options), path, **data)
     return path
 
 

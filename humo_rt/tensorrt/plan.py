@@ -71,8 +71,8 @@ def _set_flags(config: Any, trt: Any, weights: str, weight_streaming: bool) -> N
     flags = trt.BuilderFlag
     # What the model computes in float32, it computes in float32.
     config.clear_flag(flags.TF32)
-    if hasattr(flags, "REQUIRE_USER_ALLOCATION"):
-        # Nothing is allocated while the engine runs, so that it can be captured in a CUDA graph.
+    if hasattr(flags, "REQUIRE_USER_ALLOCATION") and not weight_streaming:
+        # Nothing is allocated while the engine runs, so that CUDA graphs can capture it. Streaming has to allocate.
         config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     if weights in (REFITTABLE, STRIPPED):
         config.set_flag(flags.REFIT)
