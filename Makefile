@@ -20,10 +20,8 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 .PHONY: demo test format system clean
 .DEFAULT_GOAL := test
 
-# The nano weights are not trained yet (README, "What has not been verified"): random ones show that every part runs.
 demo: $(VENV)/installed
-	@echo "demo: nano runs with random weights until trained ones ship, so the picture is noise"
-	$(BIN)/humo-rt generate --preset nano --weights random --seed 0 \
+	$(BIN)/humo-rt generate --preset nano --seed 0 \
 		--prompt "A man with curly black hair and a moustache talks to the camera. He wears a blue shirt in front of a red wall." \
 		--image $(SAMPLES)/portrait.png --audio $(SAMPLES)/librivox_0930.wav --output demo.mp4 --contact-sheet demo.png
 

@@ -79,6 +79,7 @@ class VAEConfig:
     """Wan's causal 3-D autoencoder: 8x8 in space, 4x in time, 16 latent channels.
 
     ``patch_size`` folds pixels into channels before the first convolution; each doubling saves one spatial level.
+    ``residual`` adds Wan2.2's shortcuts around every change of resolution.
     """
 
     base_dim: int = 96
@@ -87,6 +88,7 @@ class VAEConfig:
     num_res_blocks: int = 2
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     patch_size: int | None = None
+    residual: bool = False
     latents_mean: tuple[float, ...] = WAN_LATENTS_MEAN
     latents_std: tuple[float, ...] = WAN_LATENTS_STD
 
@@ -183,6 +185,7 @@ NANO = ModelConfig(
         num_res_blocks=1,
         temporal_downsample=(True, True),
         patch_size=2,
+        residual=True,
         latents_mean=(0.0,) * LATENT_CHANNELS,
         latents_std=(1.0,) * LATENT_CHANNELS,
     ),

@@ -55,10 +55,14 @@ class RunState:
         """Give every parameter that has optimiser state among ``stored_names`` room for it."""
         fused = bool(self.optimiser.defaults.get("fused"))
         for name, parameter in self.model.named_parameters():
-            if f"optimiser.{name}.exp_avg" in stored_names:
+            kept = [
+                key for key in _ADAM_STATE if f"optimiser.{name}.{key}" in stored_names
+            ]  # Muon keeps the first only
+            if kept:
                 count = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
-                moments = {key: torch.zeros_like(parameter, requires_grad=False) for key in _ADAM_STATE[:2]}
-                self.optimiser.state[parameter] = {**moments, "step": count}
+                self.optimiser.state[parameter] = {
+                    key: count if key == "step" else torch.zeros_like(parameter, requires_grad=False) for key in kept
+                }
 
 
 def save(root: Path, run: RunState, world: World, *, state: dict[str, Any], keep: int) -> Path:

@@ -12,13 +12,18 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserConfig:
-    """AdamW with linear warm-up, then ``schedule`` down to ``final_lr`` (a fraction of ``lr``)."""
+    """AdamW with linear warm-up, then ``schedule`` down to ``final_lr`` (a fraction of ``lr``).
+
+    ``name="muon"`` gives matrices to Muon, except those whose names contain one of ``no_muon``.
+    """
 
     lr: float
+    name: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.01
     no_decay: tuple[str, ...] = ("modulation",)
+    no_muon: tuple[str, ...] = ("embedding", "head.")
     warmup_steps: int = 500
     schedule: Literal["constant", "cosine"] = "constant"
     final_lr: float = 0.1
@@ -70,6 +75,8 @@ class TrainerConfig:
         for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: use at least 1")
+        if self.optimiser.name == "muon" and self.parallel.strategy == "fsdp":
+            raise ValueError("muon works on whole matrices, fsdp shards them: use parallel.strategy=replicate or adamw")
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise ValueError(f"max_seconds is {self.max_seconds}: use a positive number, or leave it out")
 

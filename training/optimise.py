@@ -1,4 +1,4 @@
-"""AdamW, its learning rate over the run, and gradient clipping.
+"""The optimiser, its learning rate over the run, and gradient clipping.
 
 Knows parameters by name; nothing of models or data.
 """
@@ -12,18 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from training.config import OptimiserConfig
+from training.muon import Muon, is_matrix
 
 
 def make_optimiser(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimiserConfig, device: torch.device
 ) -> torch.optim.AdamW:
-    """AdamW over the given parameters; weight decay on matrices only (no biases, norms or names in ``no_decay``)."""
-    decayed, plain = [], []
+    """AdamW, or Muon for matrices and AdamW for the rest.
+
+    Weight decay is on matrices only (no biases, norms or names in ``no_decay``). Muon leaves to AdamW the names in
+    ``no_decay`` and ``no_muon``.
+    """
+    muon = config.name == "muon"
+    orthogonal, decayed, plain = [], [], []
     for name, parameter in named_parameters:
         is_plain = parameter.ndim < 2 or any(part in name for part in config.no_decay)
-        (plain if is_plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
+        by_muon = muon and is_matrix(parameter) and not any(part in name for part in config.no_muon)
+        (plain if is_plain else orthogonal if by_muon else decayed).append(parameter)
+    groups = [
+        {"params": orthogonal, "weight_decay": config.weight_decay, "orthogonal": True},
+        {"params": decayed, "weight_decay": config.weight_decay, "orthogonal": False},
+        {"params": plain, "weight_decay": 0.0, "orthogonal": False},
+    ]
+    return (Muon if muon else torch.optim.AdamW)(
         [group for group in groups if group["params"]],
         lr=config.lr,
         betas=config.betas,

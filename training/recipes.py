@@ -45,7 +45,7 @@ def _register(name: str) -> Callable[[Callable[[], Recipe]], Callable[[], Recipe
     return add
 
 
-def _nano(name: str, about: str, *, steps: int, lr: float, starts_from: str | None = None, **task: Any) -> Recipe:
+def _nano(name: str, about: str, *, steps: int, starts_from: str | None = None, **task: Any) -> Recipe:
     common = {
         "model": NANO,
         "weights": str(NANO_ASSETS),
@@ -55,7 +55,9 @@ def _nano(name: str, about: str, *, steps: int, lr: float, starts_from: str | No
         "timestep_shift": 2.0,
     }
     trainer = TrainerConfig(
-        optimiser=OptimiserConfig(lr=lr, betas=(0.9, 0.98), warmup_steps=200, schedule="cosine", final_lr=0.05),
+        optimiser=OptimiserConfig(
+            name="muon", lr=2e-3, betas=(0.95, 0.98), warmup_steps=200, schedule="cosine", final_lr=0.05
+        ),
         steps=steps,
         compile="blocks",
         ema=EMAConfig(decay=0.999),
@@ -75,13 +77,13 @@ def _nano(name: str, about: str, *, steps: int, lr: float, starts_from: str | No
 
 @_register("nano-base")
 def nano_base() -> Recipe:
-    return _nano("nano-base", "text to video, from scratch", steps=6_000, lr=1e-3, stage="base")
+    return _nano("nano-base", "text to video, from scratch", steps=6_000, stage="base")
 
 
 @_register("nano-stage1")
 def nano_stage1() -> Recipe:
     about = "subject preservation: references at the end, self-attention only"
-    return _nano("nano-stage1", about, steps=4_000, lr=1e-3, starts_from="nano-base", stage="subject")
+    return _nano("nano-stage1", about, steps=4_000, starts_from="nano-base", stage="subject")
 
 
 @_register("nano-stage2")
@@ -91,7 +93,6 @@ def nano_stage2() -> Recipe:
         "nano-stage2",
         about,
         steps=8_000,
-        lr=1e-3,
         starts_from="nano-stage1",
         stage="sync",
         mouth_emphasis=MOUTH_EMPHASIS,
@@ -116,7 +117,6 @@ def nano_single_stage() -> Recipe:
         "nano-single-stage",
         about,
         steps=steps,
-        lr=1e-3,
         starts_from="nano-base",
         stage="sync",
         curriculum=even,
@@ -124,9 +124,19 @@ def nano_single_stage() -> Recipe:
     )
 
 
-def _small(name: str, about: str, task_class: str, task: Any, artifact: str, *, steps: int, lr: float) -> Recipe:
+def _small(
+    name: str,
+    about: str,
+    task_class: str,
+    task: Any,
+    artifact: str,
+    *,
+    steps: int,
+    lr: float,
+    optimiser: dict | None = None,
+) -> Recipe:
     trainer = TrainerConfig(
-        optimiser=OptimiserConfig(lr=lr, warmup_steps=200, schedule="cosine", final_lr=0.02),
+        optimiser=OptimiserConfig(lr=lr, warmup_steps=200, schedule="cosine", final_lr=0.02, **(optimiser or {})),
         steps=steps,
         checkpoint_every=2000,
     )
@@ -139,7 +149,17 @@ def nano_vae() -> Recipe:
 
     about = "the video autoencoder, weighing the mouth"
     task_class = "training.tasks.vae:VAETask"
-    return _small("nano-vae", about, task_class, VAETaskConfig(), "vae.safetensors", steps=10_000, lr=1e-3)
+    # Measured: with AdamW and without Wan2.2's shortcuts, 2.4 dB less after 150 small steps.
+    return _small(
+        "nano-vae",
+        about,
+        task_class,
+        VAETaskConfig(),
+        "vae.safetensors",
+        steps=10_000,
+        lr=2e-3,
+        optimiser={"name": "muon", "betas": (0.95, 0.98)},
+    )
 
 
 @_register("nano-text-encoder")

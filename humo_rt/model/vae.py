@@ -49,6 +49,7 @@ class VideoVAE(nn.Module):
             in_channels=3 * patch**2,
             out_channels=3 * patch**2,
             patch_size=config.patch_size,
+            is_residual=config.residual,
         )
         # One cache per causal convolution; the pointwise ones leave theirs unused.
         self._encoder_caches = _count_convolutions(self.autoencoder.encoder)
@@ -105,20 +106,30 @@ class VideoVAE(nn.Module):
         for block_BCFHW in self._decode_pieces(latents_BCThw, chunk):
             yield block_BCFHW.clamp(-1.0, 1.0)
 
-    def _decode_pieces(self, latents_BCThw: Tensor, chunk: int | None) -> Iterator[Tensor]:
+    def empty_decoder_caches(self) -> list[Tensor | None]:
+        """Caches to hand to ``decode_piece`` for the first piece."""
+        return [None] * self._decoder_caches
+
+    def decode_piece(self, latents_BCThw: Tensor, caches: list[Tensor | None], *, first: bool) -> Tensor:
+        """Decode the next normalised latents to (B, 3, f, 8h, 8w) in float32, not clamped, and update ``caches``.
+
+        The first latent frame must go alone: on its first call the temporal upsampling only marks its cache and passes
+        the frame through, which is what turns 1 latent frame into 1 frame instead of 4.
+        """
         model = self.autoencoder
+        mean, std = self._statistics(latents_BCThw.device)
+        x_BCThw = model.post_quant_conv((latents_BCThw.float() * std + mean).to(model.dtype))
+        block_BCFHW = model.decoder(x_BCThw, feat_cache=caches, feat_idx=[0], first_chunk=first)
+        return _unfold_pixels(block_BCFHW, self.config.patch_size).float()
+
+    def _decode_pieces(self, latents_BCThw: Tensor, chunk: int | None) -> Iterator[Tensor]:
         frames, height, width = latents_BCThw.shape[2:]
         pixels = height * width * SPATIAL_STRIDE**2
         chunk = chunk or self._piece(frames - 1, pixels, bounded=not torch.is_grad_enabled())
-        mean, std = self._statistics(latents_BCThw.device)
-        x_BCThw = model.post_quant_conv((latents_BCThw.float() * std + mean).to(model.dtype))
-        caches = [None] * self._decoder_caches
+        caches = self.empty_decoder_caches()
         for start in [0, *range(1, frames, chunk)]:
-            # The first latent frame must go alone: on its first call the temporal upsampling only marks its cache
-            # and passes the frame through, which is what turns 1 latent frame into 1 frame instead of 4.
-            piece_BCThw = x_BCThw[:, :, start : start + chunk if start else 1]
-            block_BCFHW = model.decoder(piece_BCThw, feat_cache=caches, feat_idx=[0], first_chunk=start == 0)
-            yield _unfold_pixels(block_BCFHW, self.config.patch_size).float()
+            piece_BCThw = latents_BCThw[:, :, start : start + chunk if start else 1]
+            yield self.decode_piece(piece_BCThw, caches, first=start == 0)
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Latent mean and standard deviation, (1, 16, 1, 1, 1) float32; made here so that a meta build keeps them."""

@@ -23,7 +23,7 @@ from humo_rt.weights.modules import NETWORKS, build_on_meta, float32_rule, param
 from humo_rt.weights.names import renames
 from humo_rt.weights.random_init import byte_tokenizer, fill_random
 from humo_rt.weights.readers import read_checkpoint, read_tensor
-from humo_rt.weights.resolve import NANO_ASSETS, select
+from humo_rt.weights.resolve import select
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ def load_components(
     if selection.files is None:
         for part in NETWORKS:
             fill_random(modules[part], part=part, seed=seed, dtype=part_dtype(part, dtype), device=device)
-        tokenizer, zero_vae = _tokenizer_for_random(config), ()
+        tokenizer, zero_vae = byte_tokenizer(), ()
     else:
         _fill_from_files(modules, selection.files, config, dtype=dtype, device=device)
         tokenizer = load_tokenizer(selection.files.tokenizer)
@@ -108,11 +108,6 @@ def _fill_from_files(
             source=str(path),
         )
         logger.info("%s: %d tensors from %s, %d not needed", part, report.loaded, path, len(report.unused))
-
-
-def _tokenizer_for_random(config: ModelConfig) -> PreTrainedTokenizerBase:
-    shipped = NANO_ASSETS / "tokenizer.json"
-    return load_tokenizer(shipped) if config.name == "nano" and shipped.is_file() else byte_tokenizer()
 
 
 def _short(dtype: torch.dtype) -> str:

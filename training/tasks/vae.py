@@ -49,8 +49,8 @@ class VAETaskConfig:
     vae: VAEConfig = field(default_factory=lambda: preset("nano").vae)
     source: SourceConfig = field(default_factory=_people)
     size: ClipSize = field(default_factory=lambda: ClipSize(height=128, width=128, num_frames=97))
-    cuts: tuple[tuple[int, int, int | None], ...] = ((96, 9, 64), (16, 9, None), (96, 9, 64), (8, 21, None))
-    stills: int = 64
+    cuts: tuple[tuple[int, int, int | None], ...] = ((16, 33, 64), (4, 33, None), (16, 33, 64), (8, 65, 64))
+    stills: int = 32
     loss: PictureLossConfig = field(default_factory=PictureLossConfig)
     latent_noise: float = 0.15
     kl_weight: float = 1e-6
