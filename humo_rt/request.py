@@ -20,6 +20,7 @@ from torch import Tensor
 
 from humo_rt import rules
 from humo_rt.conditions.audio import num_audio_frames
+from humo_rt.conditions.face import FaceMaskSource, read_face_mask
 from humo_rt.config import FPS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE, ModelConfig
 from humo_rt.media import Sound, check_output_path, read_image, read_sound
 from humo_rt.media.audio import AudioSource
@@ -39,6 +40,8 @@ class GenerateOptions(TypedDict, total=False):
 
     image: reference images of the person, clothes or things: one or several paths, Pillow images or (H, W, 3) arrays.
     audio: the speech: a path to any file ffmpeg reads, or (samples, rate in Hz).
+    face_masks: where the audio acts: a box (left, top, right, bottom) in pixels or several, a mask image, white on the
+        face, or a mask video or array (F, H, W) with one mask for each frame. Everywhere when left out.
     negative_prompt: what the video should not look like.
     height, width: pixels, multiples of 16.
     num_frames: 4n + 1 frames at 25 per second; without it as long as the audio.
@@ -57,6 +60,7 @@ class GenerateOptions(TypedDict, total=False):
 
     image: ImageSource | Sequence[ImageSource] | None
     audio: AudioSource | None
+    face_masks: FaceMaskSource | None
     negative_prompt: str | None
     height: int | None
     width: int | None
@@ -84,6 +88,7 @@ class GenerationRequest:
     prompt: str
     image: ImageSource | Sequence[ImageSource] | None = None
     audio: AudioSource | None = None
+    face_masks: FaceMaskSource | None = None
     negative_prompt: str | None = None
     height: int | None = None
     width: int | None = None
@@ -132,7 +137,7 @@ class GenerationRequest:
         for image in self.images:
             read_image(image)
         sound = None if self.audio is None else read_sound(self.audio)
-        return replace(
+        complete = replace(
             self,
             negative_prompt=config.negative_prompt if self.negative_prompt is None else self.negative_prompt,
             height=rules.size("height", _first(self.height, config.height)),
@@ -148,6 +153,16 @@ class GenerationRequest:
             output=None if self.output is None else check_output_path(self.output),
             **self._resolved_guidance(config),
         )
+        complete.face_weights()
+        return complete
+
+    def face_weights(self) -> Tensor | None:
+        """Latent weights (T, H / 8, W / 8) of the face mask of a request that is complete; None without a mask."""
+        if self.face_masks is None:
+            return None
+        if self.audio is None:
+            raise ValueError("face_masks are given without audio: give the speech that the face speaks, or no mask")
+        return read_face_mask(self.face_masks, num_frames=self.num_frames, height=self.height, width=self.width)
 
     def guidance_options(self) -> dict[str, float]:
         """The scales and the switch, as ``guidance_table`` takes them; those that are None are left out."""
@@ -180,6 +195,8 @@ class GenerationRequest:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         values["image"] = [_describe(image) for image in self.images]
         values["audio"] = None if self.audio is None else _describe(self.audio)
+        boxes = isinstance(self.face_masks, list | tuple)
+        values["face_masks"] = self.face_masks if self.face_masks is None or boxes else _describe(self.face_masks)
         if isinstance(self.guidance, GuidanceTable):
             values["guidance"] = self.guidance.to_rows()
         return values

@@ -18,7 +18,15 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-OPS = ("guidance_sum",)
+OPS = (
+    "guidance_sum",
+    "audio_face_attention",
+    "audio_face_probabilities",
+    "adaln_modulate",
+    "gate_residual_norm",
+    "qk_norm_rope",
+    "guided_update",
+)
 BACKENDS = ("cuda", "triton")  # in order of preference
 REFERENCE = "reference"
 
@@ -63,6 +71,15 @@ def select(op: str, device: torch.device) -> Callable[..., torch.Tensor]:
             return implementation(op, backend)
     _say_slow(op)
     return implementation(op, REFERENCE)
+
+
+def exporting() -> bool:
+    """Whether a graph is being traced by ``torch.export``, which should hold plain operators.
+
+    torch 2.11's compiler takes ``is_exporting`` for true in every graph it makes, so its graphs are excluded: they keep
+    the op.
+    """
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
 
 @cache

@@ -115,6 +115,8 @@ def test_long_audio_makes_a_long_video_with_one_warning(caplog):
         ({"guidance": "strong"}, "unknown guidance 'strong'"),
         ({"guidance": 3}, "guidance rows 3 are not of the form"),
         ({"guidance": "none", "guidance_scale": 3.0}, "'none' does not use guidance_scale"),
+        ({"face_masks": (0, 0, 16, 16)}, "face_masks are given without audio"),
+        ({"face_masks": (0, 0, 999, 16), "audio": speech(RATE)}, "does not lie in the 128x128 video"),
         ({"negative_prompt": 3}, "negative_prompt 3 is not a text"),
         ({"callback_on_step_end": "print"}, "callback_on_step_end 'print' is not a function"),
         ({"audio": np.zeros(RATE, np.float32)}, r"audio of type ndarray .* give a path or \(samples, rate\)"),

@@ -1,14 +1,29 @@
-"""Face masks at the resolution of the latents: what the mask predictor is trained on and compared with.
+"""Face masks on the latent grid: what the mask predictor is trained on, and where a user lets the audio act.
 
 Knows the strides of the autoencoder. Finds no faces.
+Shape legend: F video frames, H height, W width, T latent frames, R reference slots.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
 import torch
+import torch.nn.functional as Func
 from torch import Tensor
 
 from humo_rt.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
+from humo_rt.media import read_image, read_video
+from humo_rt.media.image import ImageSource
+
+Box: TypeAlias = Sequence[float]
+FaceMaskSource: TypeAlias = "ImageSource | Box | Sequence[Box]"
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def mask_to_latent_grid(mask_FHW: Tensor) -> Tensor:
@@ -18,6 +33,46 @@ def mask_to_latent_grid(mask_FHW: Tensor) -> Tensor:
     is 1 where at least half of its pixels are face, counted over 8x8 pixels and over the video frames the latent frame
     stands for: frame 0 for the first, frames 4k-3 .. 4k for the k-th. Returns (..., n + 1, H / 8, W / 8) float32.
     """
+    return (_share_of_face(mask_FHW) >= 0.5).float()
+
+
+def read_face_mask(source: FaceMaskSource, *, num_frames: int, height: int, width: int) -> Tensor:
+    """A user's face mask as weights (T, H / 8, W / 8), float32 in 0..1: the share of each latent cell that is face.
+
+    ``source``: a box (left, top, right, bottom) in pixels of the video or several, for all frames; an image, white
+    where the face is, for all frames; or a video, or an array (F, H, W) in 0..1 or bool, one mask for each frame.
+    ``ValueError`` for another size than the video's, a box outside of it, or a mask without a face.
+    """
+    if isinstance(source, list | tuple):
+        mask_FHW = _filled_boxes(source, height, width)
+    elif isinstance(source, str | os.PathLike) and Path(source).suffix.lower() not in IMAGE_SUFFIXES:
+        mask_FHW = torch.from_numpy(read_video(source)[0]).float().mean(-1) / 255
+    elif isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] not in (1, 3, 4):
+        mask_FHW = _checked_array(source)
+    else:
+        mask_FHW = torch.from_numpy(np.array(read_image(source).convert("L"))).float()[None] / 255
+    if mask_FHW.shape[1:] != (height, width):
+        found = f"{mask_FHW.shape[2]}x{mask_FHW.shape[1]}"
+        raise ValueError(f"face mask is {found}, the video {width}x{height}: resize the mask to the video")
+    if len(mask_FHW) not in (1, num_frames):
+        raise ValueError(
+            f"face mask has {len(mask_FHW)} frames, the video {num_frames}: give one for each frame, or one for all"
+        )
+    weights_THW = _share_of_face(mask_FHW.expand(num_frames, -1, -1))
+    if not weights_THW.any():
+        raise ValueError(
+            "face mask is black everywhere, so no face would speak: mark the face in white, or leave it out"
+        )
+    return weights_THW
+
+
+def with_reference_frames(weights_THW: Tensor, slots: int) -> Tensor:
+    """(T + R, H / 8, W / 8): silence, the audio of reference frames, acts on the whole of them, as without a mask."""
+    return Func.pad(weights_THW, (0, 0, 0, 0, 0, slots), value=1.0)
+
+
+def _share_of_face(mask_FHW: Tensor) -> Tensor:
+    """Mean over each latent cell, (..., n + 1, H / 8, W / 8)."""
     frames, height, width = mask_FHW.shape[-3:]
     if frames % TEMPORAL_STRIDE != 1 or height % SPATIAL_STRIDE or width % SPATIAL_STRIDE:
         raise ValueError(
@@ -28,4 +83,26 @@ def mask_to_latent_grid(mask_FHW: Tensor) -> Tensor:
     share = rows.mean(dim=(-3, -1))
     first, rest = share[..., :1, :, :], share[..., 1:, :, :]
     grouped = rest.unflatten(-3, ((frames - 1) // TEMPORAL_STRIDE, TEMPORAL_STRIDE)).mean(dim=-3)
-    return (torch.cat([first, grouped], dim=-3) >= 0.5).float()
+    return torch.cat([first, grouped], dim=-3)
+
+
+def _filled_boxes(boxes: Box | Sequence[Box], height: int, width: int) -> Tensor:
+    mask_1HW = torch.zeros(1, height, width)
+    for box in [boxes] if boxes and isinstance(boxes[0], int | float) else boxes:
+        if not (isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(x, int | float) for x in box)):
+            raise ValueError(f"face box {box!r} is not (left, top, right, bottom): give four numbers in pixels")
+        left, top, right, bottom = box
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise ValueError(
+                f"face box {tuple(box)} does not lie in the {width}x{height} video: use 0 <= left < right <= {width} "
+                f"and 0 <= top < bottom <= {height}"
+            )
+        mask_1HW[0, round(top) : round(bottom), round(left) : round(right)] = 1
+    return mask_1HW
+
+
+def _checked_array(mask_FHW: np.ndarray) -> Tensor:
+    mask = torch.from_numpy(np.asarray(mask_FHW, dtype=np.float32))
+    if not (mask.isfinite().all() and mask.min() >= 0 and mask.max() <= 1):
+        raise ValueError(f"face mask ranges from {mask.min():.3g} to {mask.max():.3g}: scale it to 0..1")
+    return mask

@@ -26,6 +26,7 @@ class Conditions:
     audio: windowed features (N, F, window, bands, A); None for silence as the null condition.
     reference_latents: (N, 16, R, H, W); None when no image is given, which leaves one empty slot.
     grey_latents: (16, >= T, H, W), the encoding of a grey video; models with ``"channels"`` injection only.
+    face_mask: (N, T, H, W) in 0..1, where audio and silence act, in every branch; None acts everywhere.
     """
 
     text_embeds: Sequence[Tensor]
@@ -33,6 +34,7 @@ class Conditions:
     audio: Tensor | None = None
     reference_latents: Tensor | None = None
     grey_latents: Tensor | None = None
+    face_mask: Tensor | None = None
 
     @property
     def num_videos(self) -> int:
@@ -97,7 +99,9 @@ class GuidedModel:
         if self.model.config.image_injection == "channels":
             condition = torch.cat([self._channel_condition("I" in name) for name in names])
         timesteps = torch.full((inputs.shape[0],), timestep, device=self.device)
-        return self.model(inputs, timesteps, context=self._context(names), condition=condition)
+        mask = self.conditions.face_mask
+        faces = {} if mask is None else {"face_mask": mask.to(self.device).repeat(len(names), 1, 1, 1)}
+        return self.model(inputs, timesteps, context=self._context(names), condition=condition, **faces)
 
     def _context(self, names: tuple[str, ...]) -> Context:
         texts, audios = self._context_rows(names)

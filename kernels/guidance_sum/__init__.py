@@ -31,7 +31,7 @@ def guidance_sum(velocity_BX: Tensor, weights_B: Tensor) -> Tensor:
         raise ValueError(f"velocity {tuple(velocity_BX.shape)} is empty: every axis must be at least one")
     if weights_B.device != velocity_BX.device:
         raise ValueError(f"weights on {weights_B.device}, velocity on {velocity_BX.device}: use one device")
-    if torch.compiler.is_exporting():
+    if registry.exporting():
         return reference(velocity_BX, weights_B)
     return _guidance_sum(velocity_BX, weights_B)
 

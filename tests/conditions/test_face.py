@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from humo_rt.conditions.face import mask_to_latent_grid
+from humo_rt.conditions.face import mask_to_latent_grid, read_face_mask, with_reference_frames
+from humo_rt.media import VideoWriter
 
 
 def test_a_cell_is_face_when_half_of_its_pixels_are():
@@ -33,3 +36,62 @@ def test_leading_dimensions_are_a_batch():
 def test_sizes_without_a_grid_are_refused():
     with pytest.raises(ValueError, match="4 frames, 8x8"):
         mask_to_latent_grid(torch.zeros(4, 8, 8, dtype=torch.bool))
+
+
+SIZE = {"num_frames": 5, "height": 32, "width": 48}
+
+
+class TestUserMasks:
+    def test_a_box_weighs_every_cell_by_its_share(self):
+        weights = read_face_mask((0, 0, 12, 8), **SIZE)
+        assert weights.shape == (2, 4, 6)
+        assert weights[:, 0].tolist() == [[1.0, 0.5, 0.0, 0.0, 0.0, 0.0]] * 2
+        assert not weights[:, 1:].any()
+
+    def test_several_boxes_join(self):
+        both = read_face_mask([(0, 0, 8, 8), (40, 24, 48, 32)], **SIZE)
+        assert both.sum() == 4
+        assert both[0, 0, 0] == both[0, 3, 5] == 1
+
+    def test_image_array_and_video_agree(self, tmp_path):
+        pixels = np.zeros((32, 48), np.uint8)
+        pixels[8:16, 16:32] = 255
+        Image.fromarray(pixels).save(tmp_path / "mask.png")
+        expected = read_face_mask((16, 8, 32, 16), **SIZE)
+        assert torch.equal(read_face_mask(tmp_path / "mask.png", **SIZE), expected)
+        assert torch.equal(read_face_mask(pixels, **SIZE), expected)
+        assert torch.equal(read_face_mask(np.stack([pixels > 0] * 5), **SIZE), expected)
+
+    def test_a_video_has_one_mask_for_each_frame(self, tmp_path):
+        frames = np.zeros((5, 32, 48, 3), np.uint8)
+        frames[0] = 255
+        with VideoWriter(tmp_path / "mask.mp4", fps=25, width=48, height=32) as writer:
+            writer.write(frames)
+        weights = read_face_mask(tmp_path / "mask.mp4", **SIZE)
+        assert weights[0].min() > 0.9
+        assert weights[1].max() < 0.1
+
+    def test_reference_frames_stay_as_without_a_mask(self):
+        weights = with_reference_frames(read_face_mask((0, 0, 8, 8), **SIZE), 2)
+        assert weights.shape == (4, 4, 6)
+        assert (weights[2:] == 1).all()
+
+    @pytest.mark.parametrize(
+        ("source", "message"),
+        [
+            (np.full((16, 48), 255, np.uint8), "face mask is 48x16, the video 48x32: resize"),
+            (np.ones((9, 32, 48)), "face mask has 9 frames, the video 5"),
+            (np.full((5, 32, 48), 2.0), "ranges from 2 to 2: scale it"),
+            (np.zeros((32, 48), np.uint8), "black everywhere"),
+            ([], "black everywhere"),
+            ((0, 0, 8), r"0 is not|\(0, 0, 8\) is not \(left, top, right, bottom\)"),
+            ((0, 0, 50, 8), r"does not lie in the 48x32 video: use 0 <= left < right <= 48"),
+            ((8, 0, 8, 8), "does not lie in"),
+            (["a", "b"], "'a' is not"),
+            ("missing.png", "does not exist"),
+            ("missing.mp4", "does not exist"),
+        ],
+    )
+    def test_a_mask_that_cannot_be_used_is_refused(self, source, message):
+        with pytest.raises(ValueError, match=message):
+            read_face_mask(source, **SIZE)

@@ -1,0 +1,79 @@
+"""Gated residual and the LayerNorm that follows it, in one pass.
+
+    total[b, l] = residual[b, l] + gate[b] * y[b, l]
+    normed[b, l] = layer_norm(total[b, l]) * (1 + scale[b]) + shift[b]      modulated
+    normed[b, l] = layer_norm(total[b, l]) * scale + shift                  affine
+
+residual_BLD, y_BLD: (B, L, D) float32, float16 or bfloat16; rows may be strided, anything else is copied first.
+gate: (B, 1, D) or (1, 1, D), or None for a plain residual.
+shift, scale: (B, 1, D) or (1, 1, D) when modulated; the bias and the weight of the norm, (D,), when affine.
+total_BLD: contiguous, in the residual's dtype. normed_BLD: contiguous, in the dtype of the matrix product that reads
+it. All arithmetic is float32; the norm is of the total as it was written.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels import registry
+from humo_rt.kernels.gate_residual_norm.reference import reference
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def gate_residual_norm(
+    residual_BLD: Tensor,
+    y_BLD: Tensor,
+    gate_B1D: Tensor | None,
+    shift: Tensor,
+    scale: Tensor,
+    modulated: bool,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The new residual and its norm; shapes above. ``ValueError`` names the argument that does not fit."""
+    shape = tuple(residual_BLD.shape)
+    if len(shape) != 3 or residual_BLD.numel() == 0:
+        raise ValueError(f"residual {shape} is not (B, L, D) with every axis at least one")
+    if y_BLD.shape != shape:
+        raise ValueError(f"y {tuple(y_BLD.shape)} does not fit residual {shape}: give the same shape")
+    per_branch = ((1, 1, shape[2]), (shape[0], 1, shape[2]))
+    norm_shapes = per_branch if modulated else ((shape[2],),)
+    vectors = {"gate": (gate_B1D, per_branch), "shift": (shift, norm_shapes), "scale": (scale, norm_shapes)}
+    for name, (vector, shapes) in vectors.items():
+        if vector is not None and tuple(vector.shape) not in shapes:
+            expected = " or ".join(str(each) for each in dict.fromkeys(shapes))
+            raise ValueError(f"{name} {tuple(vector.shape)} does not fit residual {shape}: give {expected}")
+    _check_types(residual=residual_BLD, y=y_BLD, gate=gate_B1D, shift=shift, scale=scale)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype}: use float32, float16 or bfloat16")
+    if registry.exporting():
+        return reference(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
+    return _gate_residual_norm(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
+
+
+def _check_types(residual: Tensor, **others: Tensor | None) -> None:
+    for name, tensor in {"residual": residual, **others}.items():
+        if tensor is not None and tensor.dtype not in DTYPES:
+            raise ValueError(f"{name} is {tensor.dtype}: use float32, float16 or bfloat16")
+        if tensor is not None and tensor.device != residual.device:
+            raise ValueError(f"{name} on {tensor.device}, residual on {residual.device}: use one device")
+
+
+@torch.library.custom_op("humo_rt::gate_residual_norm", mutates_args=())
+def _gate_residual_norm(
+    residual_BLD: Tensor,
+    y_BLD: Tensor,
+    gate_B1D: Tensor | None,
+    shift: Tensor,
+    scale: Tensor,
+    modulated: bool,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    run = registry.select("gate_residual_norm", residual_BLD.device)
+    return run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
+
+
+_gate_residual_norm.register_fake(reference)

@@ -1,0 +1,91 @@
+"""Inputs of gate, residual and norm: awkward ones for tests, real ones for benchmarks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels.testing import Case
+
+EPS = 1e-6
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Branches, tokens of 97 frames with one reference, width.
+WORKLOADS = {
+    "humo-1.7b 480x832": (1, 40_560, 1536),
+    "humo-17b 720x1280": (1, 93_600, 5120),
+    "nano 128x128": (4, 1664, 256),
+}
+
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, torch.dtype]
+
+
+def make_inputs(
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    gated: bool = True,
+    modulated: bool = True,
+) -> Inputs:
+    """A float32 residual stream, the output of a sub-block in ``dtype``, and three of six modulation vectors."""
+    generator = torch.Generator(device).manual_seed(sum(shape))
+    batch, _, width = shape
+    residual_BLD = torch.randn(shape, generator=generator, device=device) * 3 + 0.5
+    y_BLD = torch.randn(shape, generator=generator, device=device).to(dtype)
+    parts = torch.randn(batch, 6, width, generator=generator, device=device).chunk(6, dim=1)
+    gate_B1D, shift, scale = parts[2:5]
+    if not modulated:
+        shift, scale = shift[0, 0], scale[0, 0]
+    return residual_BLD, y_BLD, gate_B1D if gated else None, shift, scale, modulated, EPS, dtype
+
+
+def bytes_moved(residual_BLD: Tensor, y_BLD: Tensor, *rest: object) -> int:
+    """What has to cross the memory bus: every input once, both results once."""
+    vectors = sum(each.nbytes for each in rest if isinstance(each, Tensor))
+    return 2 * residual_BLD.nbytes + y_BLD.nbytes + vectors + residual_BLD.numel() * rest[-1].itemsize
+
+
+def _narrow_stream(dtype: torch.dtype, device: torch.device) -> Inputs:
+    residual_BLD, y_BLD, *rest = make_inputs((2, 63, 1000), dtype, device)
+    vectors = [vector.to(dtype) for vector in rest[:3]]
+    return residual_BLD.to(dtype), y_BLD.float(), *vectors, *rest[3:]
+
+
+def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
+    residual_BLD, y_BLD, gate_B1D, shift, scale, *rest = make_inputs((3, 40, 256), dtype, device)
+    vectors = (gate_B1D[:1, :, 4:], shift[..., 4:], scale[..., 4:])
+    return residual_BLD[:, 1::3, 4:], y_BLD[:, 13:26, :-4], *vectors, *rest
+
+
+def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
+    residual_BLD, y_BLD, *rest = make_inputs((3, 64, 64), dtype, device, modulated=False)
+    return residual_BLD.transpose(1, 2), y_BLD.transpose(1, 2), *rest
+
+
+def _cases(dtype: torch.dtype) -> list[Case]:
+    shapes = [(1, 1, 64), (3, 63, 256), (8, 5, 1000), (2, 1000, 63), (1, 9, 1536), (1, 3, 5120)]
+    kinds = {"modulated": {}, "affine": {"gated": False, "modulated": False}}
+    suffix = str(dtype).removeprefix("torch.")
+    plain = [
+        Case(
+            name=f"{shape} {kind} {suffix}",
+            make=lambda device, shape=shape, knobs=knobs: make_inputs(shape, dtype, device, **knobs),
+        )
+        for shape in shapes
+        for kind, knobs in kinds.items()
+    ]
+    special = {
+        "gated affine": lambda dtype, device: make_inputs((2, 5, 64), dtype, device, modulated=False),
+        "plain modulated": lambda dtype, device: make_inputs((2, 5, 64), dtype, device, gated=False),
+        "narrow stream": _narrow_stream,
+        "strided": _strided,
+        "transposed": _transposed,
+    }
+    return plain + [
+        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
+        for name, make in special.items()
+    ]
+
+
+CASES = [case for dtype in DTYPES for case in _cases(dtype)]

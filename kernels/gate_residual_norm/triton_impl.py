@@ -1,0 +1,72 @@
+"""Gate, residual and the next LayerNorm in Triton: a few whole rows of one branch for each program, moved once."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from humo_rt.kernels.row_norm import standardised, tile
+
+
+@triton.jit
+def _kernel(
+    total_ptr, normed_ptr, residual_ptr, y_ptr, gate_ptr, shift_ptr, scale_ptr,
+    length, width, residual_batch, residual_row, y_batch, y_row, gate_batch, shift_batch, scale_batch, eps,
+    GATED: tl.constexpr, MODULATED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    batch = tl.program_id(1).to(tl.int64)
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    within = columns < width
+    inside = (rows < length)[:, None] & within[None, :]
+    at_residual = residual_ptr + batch * residual_batch + rows[:, None] * residual_row + columns[None, :]
+    at_y = y_ptr + batch * y_batch + rows[:, None] * y_row + columns[None, :]
+    total = tl.load(at_residual, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(at_y, mask=inside, other=0.0).to(tl.float32)
+    if GATED:
+        gate = tl.load(gate_ptr + batch * gate_batch + columns, mask=within, other=0.0).to(tl.float32)
+        y *= gate[None, :]
+    written = (total + y).to(total_ptr.dtype.element_ty)
+    at_out = (batch * length + rows[:, None]) * width + columns[None, :]
+    tl.store(total_ptr + at_out, written, mask=inside)
+
+    normed = standardised(written.to(tl.float32), inside, width, eps)
+    # Loaded after the reduction, so that they take no registers during it: a wide row then leaves room for more rows.
+    shift = tl.load(shift_ptr + batch * shift_batch + columns, mask=within, other=0.0).to(tl.float32)
+    scale = tl.load(scale_ptr + batch * scale_batch + columns, mask=within, other=0.0).to(tl.float32)
+    if MODULATED:
+        scale += 1.0
+    normed = normed * scale[None, :] + shift[None, :]
+    tl.store(normed_ptr + at_out, normed.to(normed_ptr.dtype.element_ty), mask=inside)
+
+
+def run(
+    residual_BLD: Tensor,
+    y_BLD: Tensor,
+    gate_B1D: Tensor | None,
+    shift: Tensor,
+    scale: Tensor,
+    modulated: bool,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The op of this folder; inputs as checked by its wrapper."""
+    batch, length, width = residual_BLD.shape
+    gated = gate_B1D is not None
+    residual_BLD, y_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (residual_BLD, y_BLD))
+    vectors = (gate_B1D if gated else shift, shift, scale)  # without a gate its address is never read
+    gate, shift, scale = (v if v.stride(-1) == 1 else v.contiguous() for v in vectors)
+    gate, shift, scale = (vector.expand(batch, 1, width) for vector in (gate, shift, scale))
+    total_BLD = torch.empty(residual_BLD.shape, dtype=residual_BLD.dtype, device=residual_BLD.device)
+    normed_BLD = torch.empty(residual_BLD.shape, dtype=dtype, device=residual_BLD.device)
+    config = tile(width, length)
+    with torch.cuda.device_of(total_BLD):
+        _kernel[(triton.cdiv(length, config["ROWS"]), batch)](
+            total_BLD, normed_BLD, residual_BLD, y_BLD, gate, shift, scale,
+            length, width, residual_BLD.stride(0), residual_BLD.stride(1), y_BLD.stride(0), y_BLD.stride(1),
+            gate.stride(0), shift.stride(0), scale.stride(0), eps,
+            GATED=gated, MODULATED=modulated, **config,
+        )  # fmt: skip
+    return total_BLD, normed_BLD

@@ -1,0 +1,77 @@
+"""RMSNorm and rotary positions in Triton: one token's q and k for each program, the row of angles read once for both.
+
+A row is a tile of (heads, head width), so what works on one head at a time, such as a scale for quantisation, is a
+reduction over the last axis of the tile.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _normed(row_ptr, weight_ptr, at, inside, width, eps):
+    x = tl.load(row_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    return x * tl.rsqrt(tl.sum(x * x) / width + eps) * weight
+
+
+@triton.jit
+def _rotated(x, cos, sin, HEADS: tl.constexpr, PAIRS: tl.constexpr):
+    even, odd = tl.split(tl.reshape(x, (HEADS, PAIRS, 2)))
+    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, 2 * PAIRS))
+
+
+@triton.jit
+def _kernel(
+    out_q_ptr, out_k_ptr, q_ptr, k_ptr, weight_q_ptr, weight_k_ptr, cos_ptr, sin_ptr,
+    length, heads, pairs, q_batch, q_row, k_batch, k_row, eps,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr,
+):  # fmt: skip
+    token = tl.program_id(0).to(tl.int64)
+    batch = tl.program_id(1).to(tl.int64)
+    width = 2 * heads * pairs
+    head = tl.arange(0, HEADS)[:, None]
+    channel = tl.arange(0, 2 * PAIRS)[None, :]
+    inside = (head < heads) & (channel < 2 * pairs)
+    at = head * (2 * pairs) + channel
+    q = _normed(q_ptr + batch * q_batch + token * q_row, weight_q_ptr, at, inside, width, eps)
+    k = _normed(k_ptr + batch * k_batch + token * k_row, weight_k_ptr, at, inside, width, eps)
+
+    pair = tl.arange(0, PAIRS)[None, :]
+    cos = tl.load(cos_ptr + token * pairs + pair, mask=pair < pairs, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + token * pairs + pair, mask=pair < pairs, other=0.0).to(tl.float32)
+    at_out = (batch * length + token) * width + at
+    tl.store(out_q_ptr + at_out, _rotated(q, cos, sin, HEADS, PAIRS).to(out_q_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_k_ptr + at_out, _rotated(k, cos, sin, HEADS, PAIRS).to(out_k_ptr.dtype.element_ty), mask=inside)
+
+
+def run(
+    q_BLD: Tensor,
+    k_BLD: Tensor,
+    weight_q_D: Tensor,
+    weight_k_D: Tensor,
+    cos_LP: Tensor,
+    sin_LP: Tensor,
+    num_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """The op of this folder; inputs as checked by its wrapper."""
+    batch, length, width = q_BLD.shape
+    pairs = width // num_heads // 2
+    q_BLD, k_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BLD, k_BLD))
+    out_q = torch.empty((batch, length, num_heads, 2 * pairs), dtype=q_BLD.dtype, device=q_BLD.device)
+    out_k = torch.empty_like(out_q)
+    block = {"HEADS": triton.next_power_of_2(num_heads), "PAIRS": triton.next_power_of_2(pairs)}
+    elements = 2 * block["HEADS"] * block["PAIRS"]
+    with torch.cuda.device_of(out_q):
+        _kernel[(length, batch)](
+            out_q, out_k, q_BLD, k_BLD, weight_q_D.contiguous(), weight_k_D.contiguous(),
+            cos_LP.contiguous(), sin_LP.contiguous(),
+            length, num_heads, pairs, q_BLD.stride(0), q_BLD.stride(1), k_BLD.stride(0), k_BLD.stride(1), eps,
+            **block, num_warps=max(1, min(16, elements // 512)),
+        )  # fmt: skip
+    return out_q, out_k

@@ -1,0 +1,84 @@
+"""What is asked of every op alike, on the CPU and on a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels.testing import check
+
+
+def results(value: Any) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def assert_equal(actual: Any, expected: Any) -> None:
+    """Every result the same to the bit."""
+    assert all(torch.equal(a, b) for a, b in zip(results(actual), results(expected), strict=True))
+
+
+def assert_interpreted_code_is_right(op: str) -> None:
+    """The op's cases through Triton's interpreter, which has to be on before Triton is imported."""
+    code = f"from {check.__module__} import check; check({op!r}, 'triton', 'cpu')"
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def assert_compiles(op: Callable[..., Any], inputs: tuple[object, ...], **knobs: Any) -> None:
+    """The op between other operations, without a graph break."""
+
+    def caller(*args: Any) -> tuple[Tensor, ...]:
+        return tuple(each + 1 for each in results(op(*args)))
+
+    compiled = torch.compile(caller, fullgraph=True, **knobs)
+    assert_equal(compiled(*inputs), caller(*inputs))
+
+
+def assert_exports_as_plain_operators(op: Callable[..., Any], inputs: tuple[object, ...]) -> None:
+    """Tensors are the inputs of the exported graph, everything else is part of it."""
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+
+    class Model(torch.nn.Module):
+        def forward(self, *given: Tensor) -> Any:
+            remaining = iter(given)
+            return op(*(next(remaining) if isinstance(x, Tensor) else x for x in inputs))
+
+    program = torch.export.export(Model(), tuple(tensors))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets
+    assert not [target for target in targets if "humo_rt" in target]
+    assert_equal(program.module()(*tensors), op(*inputs))
+
+
+def assert_a_captured_graph_reads_its_inputs_anew(op: Callable[..., Any], inputs: tuple[object, ...]) -> None:
+    """Captured with the first input halved, replayed with the true one."""
+    expected = op(*inputs)
+    first = inputs[0] / 2
+    op(first, *inputs[1:])  # compiles outside the capture
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = op(first, *inputs[1:])
+    first.copy_(inputs[0])
+    graph.replay()
+    assert_equal(captured, expected)
+
+
+def assert_runs_on_the_current_stream(op: Callable[..., Any], inputs: tuple[object, ...]) -> None:
+    expected = op(*inputs)
+    torch.cuda.synchronize()
+    late = torch.zeros_like(inputs[0])
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late.copy_(inputs[0])
+        actual = op(late, *inputs[1:])
+    stream.synchronize()
+    assert_equal(actual, expected)

@@ -1,0 +1,79 @@
+"""Audio face attention on a GPU: every backend, current streams, captured graphs, compiled callers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from humo_rt.kernels import registry
+from humo_rt.kernels.audio_face_attention import audio_face_attention
+from humo_rt.kernels.audio_face_attention.cases import WORKLOADS, Sizes, make_inputs
+from humo_rt.kernels.testing import Case, check, deviation
+
+pytestmark = pytest.mark.gpu
+
+CUDA = torch.device("cuda")
+SMALL = Sizes(batch=2, frames=3, tokens=40, heads=4, head_dim=64, mask="soft")
+
+
+@pytest.fixture(params=registry.BACKENDS)
+def backend(request):
+    """Each backend in turn. A GPU machine has them all: a missing one fails."""
+    with registry.use_backend(request.param):
+        yield request.param
+
+
+def test_cases(backend):
+    check("audio_face_attention", backend, CUDA)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_real_shapes(backend, workload):
+    case = Case(name=workload, make=lambda device: make_inputs(WORKLOADS[workload], torch.bfloat16, device))
+    assert deviation("audio_face_attention", audio_face_attention, case, CUDA).accepted
+
+
+def test_offsets_beyond_32_bits(backend):
+    """The last frame of a large input equals the same frame alone."""
+    q, weight, k, v, _, eps = make_inputs(Sizes(frames=2, tokens=64, heads=2, head_dim=64), torch.bfloat16, CUDA)
+    tokens = 2**30 // 128 + 64  # of one frame; two frames of 128 channels exceed 2**31 elements
+    large = torch.zeros(1, 2 * tokens, 128, dtype=torch.bfloat16, device=CUDA)
+    large[:, -64:] = q[:, -64:]
+    expected = audio_face_attention(q, weight, k, v, None, eps)
+    assert torch.equal(audio_face_attention(large, weight, k, v, None, eps)[:, -64:], expected[:, -64:])
+
+
+def test_opcheck(backend):
+    torch.library.opcheck(torch.ops.humo_rt.audio_face_attention.default, make_inputs(SMALL, torch.bfloat16, CUDA))
+
+
+def test_compiles_into_one_graph(backend):
+    inputs = make_inputs(SMALL, torch.bfloat16, CUDA)
+    compiled = torch.compile(lambda *given: audio_face_attention(*given) + 1, fullgraph=True)
+    assert torch.equal(compiled(*inputs), audio_face_attention(*inputs) + 1)
+
+
+def test_a_captured_graph_replays_with_a_new_mask(backend):
+    inputs = make_inputs(SMALL, torch.bfloat16, CUDA)
+    audio_face_attention(*inputs)  # compiles outside the capture
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = audio_face_attention(*inputs)
+    inputs[4].fill_(1)
+    graph.replay()
+    assert torch.equal(result, audio_face_attention(*inputs))
+
+
+def test_runs_on_the_current_stream(backend):
+    q, *rest = make_inputs(SMALL, torch.float32, CUDA)
+    expected = audio_face_attention(q, *rest)
+    torch.cuda.synchronize()
+    late = torch.zeros_like(q)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        late.copy_(q)
+        result = audio_face_attention(late, *rest)
+    stream.synchronize()
+    assert torch.equal(result, expected)

@@ -1,0 +1,133 @@
+"""Fused blocks on the CPU through the ops' references: the eager model's results, names and parameters."""
+
+from __future__ import annotations
+
+import copy
+from unittest import mock
+
+import pytest
+import torch
+
+from humo_rt.config import NANO, DiTConfig
+from humo_rt.model.block import Block
+from humo_rt.model.dit import HumoDiT
+from humo_rt.runtime.fused_block import FusedBlock, fuse, unfuse
+
+SMALL = {"text_dim": 24, "text_len": 7, "audio_dim": 12, "audio_hidden": 16, "audio_tokens": 4, "audio_token_dim": 24}
+CONFIGS = {
+    "nano": DiTConfig(**{**vars(NANO.dit), "num_layers": 2, **SMALL, "mask_predictor": False}),
+    "like 17B": DiTConfig(
+        dim=640, num_layers=2, num_heads=5, ffn_dim=96, image_injection="channels", in_channels=36, **SMALL
+    ),
+}
+FRAMES = 2
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request):
+    return CONFIGS[request.param]
+
+
+def make_dit(config: DiTConfig) -> HumoDiT:
+    torch.manual_seed(0)
+    dit = HumoDiT(config).eval().requires_grad_(False)
+    for name, parameter in dit.named_parameters():
+        if "norm" in name:
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return dit
+
+
+def make_inputs(config: DiTConfig, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    features = (config.audio_window, config.audio_bands, config.audio_dim)
+    inputs = {
+        "x_BCTHW": noise(3, 16, FRAMES, 6, 10),
+        "text_embeds": noise(3, 5, config.text_dim),
+        "audio": noise(3, FRAMES, *features),
+    }
+    if config.in_channels > 16:
+        inputs["condition"] = noise(3, 20, FRAMES, 6, 10)
+    return inputs
+
+
+def forward(dit: HumoDiT, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return dit(timestep_B=torch.tensor([999, 500, 1]), **inputs)
+
+
+def forward_in_float64(dit: HumoDiT, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The eager model with every float32 in it widened."""
+    wide = {name: None if x is None else x.double() for name, x in inputs.items()}
+    with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+        return forward(copy.deepcopy(dit).double(), wide)
+
+
+class TestAgreement:
+    @pytest.mark.parametrize("case", ["float32", "bfloat16", "no audio", "face mask", "autocast"])
+    def test_fused_is_eager_to_the_tolerance_rule(self, config, case):
+        dit, inputs = make_dit(config), make_inputs(config)
+        if case == "no audio":
+            inputs["audio"] = None
+        if case == "face mask":
+            mask = torch.rand(3, FRAMES, 6, 10, generator=torch.Generator().manual_seed(2))
+            inputs["face_mask"] = mask
+        if case == "bfloat16":
+            dit = dit.bfloat16()
+        truth = forward_in_float64(dit, inputs)
+        with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+            eager = forward(dit, inputs)
+            fused = forward(fuse(dit), inputs)
+        rounding = 2 * (eager + 0.3 - 0.3 - eager).abs().max()
+        assert fused.dtype == eager.dtype
+        assert (fused - truth).abs().max() <= 2 * (eager - truth).abs().max() + rounding
+
+    def test_one_block_alone(self, config):
+        dit, inputs = make_dit(config), make_inputs(config)
+        dit.blocks = dit.blocks[:1]
+        eager = forward(dit, inputs)
+        torch.testing.assert_close(forward(fuse(dit), inputs), eager)
+
+    def test_cached_context(self, config):
+        dit, inputs = make_dit(config), make_inputs(config)
+        inputs["context"] = dit.project_context(inputs.pop("text_embeds"), inputs.pop("audio"))
+        eager = forward(dit, inputs)
+        torch.testing.assert_close(forward(fuse(dit), inputs), eager)
+
+    def test_blocks_compile_without_a_break(self):
+        config = CONFIGS["nano"]
+        dit, inputs = fuse(make_dit(config)), make_inputs(config)
+        expected = forward(dit, inputs)
+        for block in dit.blocks:
+            block.compile(fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(forward(dit, inputs), expected)
+
+
+class TestInPlace:
+    def test_names_and_values_stay(self, config):
+        dit = make_dit(config)
+        before = {name: value.clone() for name, value in dit.state_dict().items()}
+        after = fuse(dit).state_dict()
+        assert list(after) == list(before)
+        assert all(torch.equal(after[name], before[name]) for name in before)
+
+    def test_the_packed_weight_is_not_a_second_copy(self, config):
+        block = fuse(make_dit(config)).blocks[0]
+        assert isinstance(block, FusedBlock)
+        assert block.qkv[0].data_ptr() == block.self_attn.q.weight.data_ptr()
+        block.self_attn.v.weight.fill_(3)
+        assert (block.qkv[0][-config.dim :] == 3).all()
+
+    def test_unfuse_is_the_eager_model_again(self, config):
+        dit, inputs = make_dit(config), make_inputs(config)
+        eager = forward(dit, inputs)
+        assert torch.equal(forward(unfuse(fuse(dit)), inputs), eager)
+        assert all(type(block) is Block for block in dit.blocks)
+        assert unfuse(dit) is dit
+
+    def test_fusing_twice_is_refused(self, config):
+        with pytest.raises(ValueError, match="fused already"):
+            fuse(fuse(make_dit(config)))
