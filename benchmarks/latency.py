@@ -31,7 +31,9 @@ PROMPT = "A woman with long dark hair and round glasses is talking to the camera
 
 def main() -> None:
     args = parse_arguments()
-    pipeline = Pipeline.from_pretrained(args.preset, weights=args.weights, device=args.device)
+    pipeline = Pipeline.from_pretrained(
+        args.preset, weights=args.weights, device=args.device, dit_engine=args.dit_engine
+    )
     report: dict[str, Any] = {"machine": machine(pipeline.device), "command": " ".join(sys.argv), "variants": {}}
     for branches in args.branches:
         report["variants"][branches] = measure(pipeline, args, branches)
@@ -47,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="nano")
     parser.add_argument("--weights", help="folder, repository or 'random'; default: the preset's own")
     parser.add_argument("--device")
+    parser.add_argument("--dit-engine", help=".onnx or .engine file that runs instead of PyTorch's DiT")
     parser.add_argument("--mode", choices=["T", "TI", "TA", "TIA"], default="TIA")
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)

@@ -44,6 +44,10 @@ def generate(
         list[Path] | None, typer.Option(metavar="<path>", help="Reference image; repeat for several.")
     ] = None,
     audio: Annotated[Path | None, typer.Option(help="Speech or other sound, any format ffmpeg reads.")] = None,
+    face_mask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BOX or <path>", help="Where audio acts: left,top,right,bottom; or a mask image, video."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="MP4 to write (default: out.mp4); with --cases a folder.")
     ] = None,
@@ -67,6 +71,9 @@ def generate(
     negative_prompt: Annotated[str | None, typer.Option(help="What the video must not show.")] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")] = None,
+    dit_engine: Annotated[
+        Path | None, typer.Option(help="Run the DiT from this .onnx or .engine file instead of PyTorch.")
+    ] = None,
     cases: Annotated[Path | None, typer.Option(help="JSON file of many cases, generated into the folder -o.")] = None,
     contact_sheet: Annotated[Path | None, typer.Option(help="Also write a PNG of frames and sound.")] = None,
     traceback: Traceback = False,
@@ -90,12 +97,15 @@ def generate(
     }
     options = {name: value for name, value in given.items() if value is not None}
     model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype}
+    model |= {} if dit_engine is None else {"dit_engine": dit_engine}
     with errors_in_one_line(traceback):
         if cases is None:
             conditions = {"prompt": prompt, "image": image or None, "audio": audio}
+            conditions |= {"face_masks": _face_masks(face_mask)} if face_mask else {}
             _generate_one(conditions, options, model, output or Path("out.mp4"), contact_sheet)
         else:
             alone = {"--prompt": prompt, "--image": image, "--audio": audio, "--contact-sheet": contact_sheet}
+            alone["--face-mask"] = face_mask
             for name, value in alone.items():
                 if value:
                     raise ValueError(f"{name} cannot be combined with --cases: put it into the file, or leave it out")
@@ -167,6 +177,46 @@ def version() -> None:
     typer.echo(f"python {platform.python_version()}")
 
 
+@app.command()
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write; large weights go beside it.")],
+    preset: PresetName = None,
+    weights: Weights = None,
+    precision: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    face_mask: Annotated[bool, typer.Option("--face-mask", help="Take a face mask as an input.")] = False,
+    mask_predictor: Annotated[bool, typer.Option("--mask-predictor", help="Also predict the face mask.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write the DiT as an ONNX file, for ONNX Runtime and build-engine."""
+    with errors_in_one_line(traceback):
+        dtype = _dtype(precision)
+        from humo_rt.tensorrt.commands import run_export
+        from humo_rt.tensorrt.source import Source
+
+        model, found = _source(preset, weights)
+        source = Source(model=model, weights=found)
+        run_export(source, output, dtype=dtype, face_mask=face_mask, mask_predictor=mask_predictor)
+
+
+@app.command("verify-engine")
+def verify_engine(
+    file: Annotated[Path, typer.Argument(help="An .engine, or the .onnx it was built from.")],
+    preset: PresetName = None,
+    weights: Weights = None,
+    traceback: Traceback = False,
+) -> None:
+    """Run an engine or ONNX file and PyTorch on the same inputs; print errors and speed, exit 1 if they disagree.
+
+    The weights are those it was exported from, unless --preset or --weights names others.
+    """
+    with errors_in_one_line(traceback):
+        from humo_rt.tensorrt.commands import run_verify
+        from humo_rt.tensorrt.source import Source
+
+        model, found = _source(preset, weights)
+        run_verify(file, Source(model=model, weights=found) if preset or weights else None)
+
+
 @app.command("build-engine")
 def build_engine(
     onnx: Annotated[Path, typer.Argument(help="What 'humo-rt export' wrote.")],
@@ -214,12 +264,19 @@ def main() -> None:
     app()
 
 
-def load_pipeline(*, preset: str | None, weights: str | None, device: str | None, dtype: str | None) -> Pipeline:
-    """The pipeline that ``--preset``, ``--weights``, ``--device`` and ``--dtype`` ask for."""
+def load_pipeline(
+    *,
+    preset: str | None,
+    weights: str | None,
+    device: str | None,
+    dtype: str | None,
+    dit_engine: Path | None = None,
+) -> Pipeline:
+    """The pipeline that ``--preset``, ``--weights``, ``--device``, ``--dtype`` and ``--dit-engine`` ask for."""
     from humo_rt.pipeline import Pipeline
 
     source, weights = _source(preset, weights)
-    return Pipeline.from_pretrained(source, weights=weights, device=device, dtype=_dtype(dtype))
+    return Pipeline.from_pretrained(source, weights=weights, device=device, dtype=_dtype(dtype), dit_engine=dit_engine)
 
 
 def _source(preset: str | None, weights: str | None) -> tuple[str, str | None]:
@@ -227,6 +284,19 @@ def _source(preset: str | None, weights: str | None) -> tuple[str, str | None]:
     if preset is None and weights not in (None, "random"):
         return weights, None
     return preset or "nano", weights
+
+
+def _face_masks(given: list[str]) -> Any:
+    """Boxes as tuples, or the one path."""
+    boxes = [text.split(",") for text in given]
+    try:
+        return [tuple(float(number) for number in box) for box in boxes]
+    except ValueError:
+        if len(given) > 1:
+            raise ValueError(
+                f"--face-mask {given} mixes several: give boxes left,top,right,bottom, or one image or video"
+            ) from None
+        return given[0]
 
 
 def _dtype(name: str | None) -> Any:

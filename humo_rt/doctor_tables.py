@@ -46,6 +46,7 @@ def _machine(machine: Machine) -> Table:
     table.add_row("codecs", ", ".join(f"{name} {'yes' if there else 'NO'}" for name, there in machine.codecs.items()))
     table.add_row("CUDA kernels", "compiled" if machine.compiled_kernels else "not compiled (PyTorch runs instead)")
     table.add_row("attention", ", ".join(machine.attention))
+    table.add_row("TensorRT engines", machine.engines)
     return table
 
 

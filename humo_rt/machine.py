@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from humo_rt.tensorrt.targets import engine_support
 from humo_rt.weights.memory import available_memory
 
 _REQUIRED = ("torch", "diffusers", "transformers", "safetensors", "av", "soundfile", "soxr", "pillow", "ftfy")
@@ -24,6 +25,7 @@ _OPTIONAL = (
     "triton",
     "flash-attn-4",
     "tensorrt-rtx",
+    "onnxruntime",
     "tensorboard",
     "opencv-python-headless",
 )
@@ -55,6 +57,7 @@ class Machine:
     codecs: dict[str, bool]
     compiled_kernels: bool
     attention: tuple[str, ...]
+    engines: str
     problems: tuple[str, ...]
 
 
@@ -81,6 +84,7 @@ def examine_machine() -> Machine:
         codecs=codecs,
         compiled_kernels=importlib.util.find_spec("humo_rt._C") is not None,
         attention=_attention(packages),
+        engines=engine_support(),
         problems=tuple(problems),
     )
 

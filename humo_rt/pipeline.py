@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from humo_rt.conditions.audio import AudioConditioner, window_audio
+from humo_rt.conditions.face import with_reference_frames
 from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
 from humo_rt.conditions.text import TextConditioner
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
@@ -35,13 +36,19 @@ from humo_rt.weights.memory import activation_bytes, available_memory, check_mem
 class Pipeline:
     """A loaded model. Build it once with ``from_pretrained``, call ``generate`` as often as you like."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: Components, *, dit_engine: str | Path | None = None) -> None:
+        """``dit_engine``: an ONNX file or TensorRT engine that runs instead of the DiT, see ``from_pretrained``."""
         self.config = components.config
         self.dit = components.dit
         self.vae = components.vae
         self.shipped_grey = components.zero_vae
         weight = self.dit.blocks[0].ffn[0].weight
         self.device, self.dtype = weight.device, weight.dtype
+        self.dit_engine = dit_engine
+        if dit_engine is not None:
+            from humo_rt.tensorrt import open_dit
+
+            self.dit = open_dit(dit_engine, components.dit)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
 
@@ -53,6 +60,7 @@ class Pipeline:
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        dit_engine: str | Path | None = None,
     ) -> Pipeline:
         """Load a preset's weights.
 
@@ -62,14 +70,22 @@ class Pipeline:
                 random weights, or None for the preset's own.
             device: default: the first GPU, otherwise the CPU.
             dtype: of the matrix products; default bfloat16 on a GPU, float32 on the CPU.
+            dit_engine: ``.onnx`` or ``.engine`` file of the same model that runs instead of PyTorch's DiT. PyTorch
+                still projects text and audio, once per generation; the other weights of its DiT are dropped.
 
         Raises:
-            ValueError: unknown preset or device, or a folder that lacks a part or holds a wrong one.
-            RuntimeError: too little memory, or no such GPU.
+            ValueError: unknown preset or device, or a folder or ``dit_engine`` that lacks a part or holds a wrong one.
+            RuntimeError: too little memory, no such GPU, or what ``dit_engine`` needs is missing.
         """
         device = chosen_device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        return cls(load_components(path_or_preset, weights=weights, device=device, dtype=dtype))
+        components = load_components(path_or_preset, weights=weights, device=device, dtype=dtype)
+        pipeline = cls(components, dit_engine=dit_engine)
+        if dit_engine is not None:
+            from humo_rt.tensorrt.graph_dit import keep_context_projections
+
+            keep_context_projections(components.dit)
+        return pipeline
 
     def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> GenerationResult:
         """Generate a video; see ``GenerateOptions`` for every argument, its unit and its default.
@@ -118,6 +134,7 @@ class Pipeline:
             "device": self.device.type,
             "noise_device": (request.generator or self).device.type,
             "torch": torch.__version__,
+            **({} if self.dit_engine is None else {"dit_engine": str(self.dit_engine)}),
         }
 
     def _written_blocks(
@@ -152,12 +169,15 @@ class Pipeline:
             if self.config.dit.image_injection == "channels":
                 slots = max(1, len(request.images))
                 grey = grey_latents(self.vae, latent_frames + slots, rows, columns, self.shipped_grey)
+        weights_THW, slots = request.face_weights(), max(1, len(request.images))
+        faces = None if weights_THW is None else with_reference_frames(weights_THW, slots)[None].to(self.device)
         return Conditions(
             text_embeds=[positive],
             negative_embeds=negative,
             audio=audio,
             reference_latents=references,
             grey_latents=grey,
+            face_mask=faces,
         )
 
     def _denoise(self, request: GenerationRequest, conditions: Conditions) -> Tensor:

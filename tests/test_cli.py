@@ -294,3 +294,14 @@ class TestSmallCommands:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "--audio-guidance-scale" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [(["0,0,9,9", "mask.png"], "mixes several"), (["0,0,9,9"], "face_masks are given without audio")],
+)
+def test_face_masks_that_cannot_be_used_are_refused(masks, message):
+    options = [word for mask in masks for word in ("--face-mask", mask)]
+    done = run("generate", "--prompt", "A person.", *options)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())

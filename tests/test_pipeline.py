@@ -57,6 +57,19 @@ def test_conditions_change_the_video(conditions: dict) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_face_mask_confines_the_audio(layout: str, conditions: dict) -> None:
+    pipeline = tiny_pipeline(layout)
+    free, everywhere, left = (
+        pipeline.generate(PROMPT, num_frames=9, seed=3, **conditions, **masks)
+        for masks in ({}, {"face_masks": (0, 0, 48, 32)}, {"face_masks": [(0, 0, 16, 32)]})
+    )
+    assert np.array_equal(free.frames, everywhere.frames)
+    assert not np.array_equal(free.frames, left.frames)
+    assert left.settings["face_masks"] == [(0, 0, 16, 32)]
+    assert free.settings["face_masks"] is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_seed_gives_the_same_frames_to_the_bit(layout: str, conditions: dict) -> None:
     pipeline = tiny_pipeline(layout)
     first, second, other = (

@@ -1,4 +1,4 @@
-"""What ``humo-rt build-engine`` shows: progress, what TensorRT said, and one line about the result.
+"""What ``humo-rt export``, ``build-engine`` and ``verify-engine`` show: progress, and lines about the result.
 
 Knows terminals; the work is done elsewhere.
 """
@@ -7,11 +7,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 import typer
 
+from humo_rt.tensorrt import open_dit
 from humo_rt.tensorrt.build import BuildSettings, build_engine
 from humo_rt.tensorrt.build_progress import build_bar
-from humo_rt.terminal import say
+from humo_rt.tensorrt.engine import Engine
+from humo_rt.tensorrt.export import export_onnx, require_output
+from humo_rt.tensorrt.source import Source, load_dit
+from humo_rt.tensorrt.verify import Comparison, Speed, compare, measure
+from humo_rt.tensorrt.verify_plan import plan_of
+from humo_rt.terminal import FAILED, say
 
 _MIB = 1024**2
 
@@ -27,3 +34,47 @@ def run_build(onnx: Path, output: Path | None, settings: BuildSettings) -> None:
         f"{report.path}: {report.path.stat().st_size / _MIB:.0f} MiB for {header.target} with {header.package} "
         f"{header.package_version}, {'; '.join(map(str, header.profiles))}, {report.seconds:.0f} s"
     )
+
+
+def run_export(source: Source, output: Path, *, dtype: torch.dtype, face_mask: bool, mask_predictor: bool) -> None:
+    """Load the DiT, export it, print the files with their sizes and the most frequent operators."""
+    require_output(output)
+    dit = load_dit(source, dtype=dtype, device=torch.device("cpu"))
+    with build_bar() as progress:
+        exported = export_onnx(
+            dit, output, face_mask=face_mask, mask_predictor=mask_predictor, source=source, progress=progress
+        )
+    weights = f", weights in {exported.data.name}" if exported.data else ""
+    count = sum(exported.nodes.values())
+    typer.echo(
+        f"{exported.path}: {exported.nbytes / _MIB:.0f} MiB in {exported.spec.dtype_name}, {count} nodes{weights}"
+    )
+
+
+def run_verify(path: Path, source: Source | None) -> None:
+    """Compare ``path`` with PyTorch at every size, then time both; exit code 1 when they disagree."""
+    plan = plan_of(path, source)
+    dit = load_dit(plan.source, dtype=plan.spec.dtype, device=plan.device)
+    graph = open_dit(path, dit)
+    agreed = True
+    for comparison in compare(graph, dit, plan.sizes, capture=isinstance(graph, Engine)):
+        typer.echo(_compared(comparison))
+        agreed &= comparison.accepted
+    typer.echo(_timed(measure(graph, dit, plan.sizes[-1])))
+    if not agreed:
+        say(f"{path} and PyTorch disagree", style="red")
+        raise typer.Exit(FAILED)
+    typer.echo(f"{path} agrees with PyTorch")
+
+
+def _compared(comparison: Comparison) -> str:
+    captured = {None: "", True: ", CUDA graph gives the same", False: ", CUDA graph DIFFERS"}[comparison.captured]
+    verdict = "ok" if comparison.accepted else "TOO LARGE"
+    return (
+        f"{comparison.size}, {comparison.case}: error {comparison.error:.2e}, allowed {comparison.bound:.2e}: "
+        f"{verdict}{captured}"
+    )
+
+
+def _timed(speed: Speed) -> str:
+    return f"{speed.size}: {speed.engine:.1f} ms a forward, PyTorch {speed.eager:.1f} ms"

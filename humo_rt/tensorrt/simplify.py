@@ -27,6 +27,7 @@ def simplify(model: onnx_ir.Model, *, fuse: bool) -> None:
         rewrite(model, [FuseRMSNorm.rule(), FuseRotaryEmbedding.rule()])
     common.CommonSubexpressionEliminationPass()(model)
     common.ClearMetadataAndDocStringPass()(model)
+    _forget_empty_shapes(model)
 
 
 def lay_out_weights(model: onnx_ir.Model) -> None:
@@ -121,3 +122,10 @@ def _half_of_pairs(value: onnx_ir.Value) -> tuple[onnx_ir.Value, int] | None:
     pairs, start = cut.inputs[0], cut.inputs[1].const_value
     reshaped = pairs.producer().op_type == "Reshape" and pairs.shape is not None and pairs.shape[-1] == 2
     return (pairs, int(start.numpy().item())) if reshaped and start is not None else None
+
+
+def _forget_empty_shapes(model: onnx_ir.Model) -> None:
+    """Drop inferred shapes that claim an empty tensor: what inference makes of pooling over sizes it does not know."""
+    for value in (value for node in model.graph for value in node.outputs):
+        if value.shape is not None and 0 in value.shape.dims:
+            value.shape = None

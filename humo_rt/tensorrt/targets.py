@@ -111,6 +111,26 @@ def load_tensorrt(package: str) -> TensorRT:
         raise RuntimeError(f"{package} is not installed ({error}): {_INSTALL[package]}") from error
 
 
+def engine_support() -> str:
+    """What this machine can do with engines, in words: build, run, neither, and what would change that."""
+    capability = current_capability()
+    if capability is not None:
+        package = _package_for(capability)
+        try:
+            load_tensorrt(package)
+        except RuntimeError as error:
+            return f"none can run here: {error}"
+        return f"{package} is here, not tried; check an engine with: humo-rt verify-engine dit.engine"
+    try:
+        load_tensorrt(RTX)
+    except RuntimeError:
+        return f"none can be built or run here: {_INSTALL[RTX]}"
+    return (
+        "built here for RTX cards, but not run: that needs an RTX card, or a data-centre card with the full tensorrt "
+        "package. Check an engine there with: humo-rt verify-engine dit.engine"
+    )
+
+
 def driver_present() -> bool:
     """Whether an NVIDIA driver can be loaded, which says that something with a GPU memory may be built here."""
     try:
@@ -124,5 +144,8 @@ def _current_target() -> Target:
     capability = current_capability()
     if capability is None:
         raise RuntimeError(f"target 'current' needs an NVIDIA GPU: name the card with one of {', '.join(TARGETS)}")
-    package = RTX if capability in _RTX_CAPABILITIES else FULL
-    return Target(name=CURRENT, capability=capability, package=package)
+    return Target(name=CURRENT, capability=capability, package=_package_for(capability))
+
+
+def _package_for(capability: tuple[int, int]) -> str:
+    return RTX if capability in _RTX_CAPABILITIES else FULL

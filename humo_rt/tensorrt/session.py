@@ -1,0 +1,113 @@
+"""An exported DiT run by ONNX Runtime, called like ``HumoDiT``: torch tensors by address, no copies.
+
+Runs wherever ONNX Runtime does, so it checks an export without the card an engine needs. Knows ONNX Runtime's CPU and
+CUDA providers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from humo_rt.model.dit import HumoDiT
+from humo_rt.tensorrt import bindings
+from humo_rt.tensorrt.bindings import Size
+from humo_rt.tensorrt.graph_dit import GraphDiT
+from humo_rt.tensorrt.network import read_graph
+from humo_rt.tensorrt.packages import require
+from humo_rt.tensorrt.spec import GraphSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class OnnxDiT(GraphDiT):
+    """Make one with ``OnnxDiT.load``."""
+
+    def __init__(
+        self, dit: HumoDiT, spec: GraphSpec, session: onnxruntime.InferenceSession, device: torch.device, source: str
+    ) -> None:
+        super().__init__(dit, spec, source)
+        self._session = session
+        self._device = device
+
+    @classmethod
+    def load(cls, path: str | Path, dit: HumoDiT, *, device: torch.device | str | None = None) -> OnnxDiT:
+        """Open ``path`` on ``device``, by default that of ``dit``, which projects text and audio.
+
+        Raises:
+            ValueError: no ONNX file, not exported by this project, of another model or opset, or without its weights.
+            RuntimeError: ONNX Runtime is missing, has no support for the device, or cannot run the graph.
+        """
+        require("onnx", "onnxruntime")
+        path = Path(path)
+        device = torch.device(device or next(dit.parameters()).device)
+        spec = read_graph(path).spec
+        return cls(dit, spec, _open(path, device), device, str(path))
+
+    def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        size = Size.of_latents(inputs[bindings.LATENTS])
+        outputs = {
+            binding.name: torch.empty(binding.shape(size, self.config), dtype=binding.dtype, device=self._device)
+            for binding in self.spec.outputs
+        }
+        io = self._session.io_binding()
+        for name, tensor in inputs.items():
+            if tensor.device.type != self._device.type:
+                raise ValueError(f"{name} is on {tensor.device}, {self.source} runs on {self._device}: move it")
+            io.bind_input(name, *_placed(tensor))
+        for name, tensor in outputs.items():
+            io.bind_output(name, *_placed(tensor))
+        # ONNX Runtime has a stream of its own and returns when it is done.
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        try:
+            self._session.run_with_iobinding(io)
+        except Exception as error:
+            if type(error).__module__.startswith("onnxruntime"):
+                raise RuntimeError(f"ONNX Runtime cannot run {self.source} for {size}: {_first_line(error)}") from error
+            raise
+        return outputs
+
+
+def _open(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    provider = _PROVIDERS[device.type]
+    if device.type == "cuda":
+        onnxruntime.preload_dlls()  # the CUDA libraries that torch brought
+    if provider not in onnxruntime.get_available_providers():
+        raise RuntimeError(f"onnxruntime {onnxruntime.__version__} cannot run on {device}: pip install onnxruntime-gpu")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    place = {"device_id": device.index or 0} if device.type == "cuda" else {}
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
+    except Exception as error:
+        if type(error).__module__.startswith("onnxruntime"):
+            raise RuntimeError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        raise
+
+
+def _placed(tensor: Tensor) -> tuple[Any, ...]:
+    """Device, its index, element type, shape and address, as ONNX Runtime's bindings take them."""
+    from onnx import TensorProto
+
+    types = {
+        torch.float32: TensorProto.FLOAT,
+        torch.float16: TensorProto.FLOAT16,
+        torch.bfloat16: TensorProto.BFLOAT16,
+    }
+    place = tensor.device
+    return place.type, place.index or 0, types[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
