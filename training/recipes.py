@@ -52,6 +52,7 @@ def _nano(name: str, about: str, *, steps: int, starts_from: str | None = None, 
         "source": ProceduralSource(natural_share=NATURAL_SHARE, speech_cache="runs/speech"),
         "drop": ConditionDrop(everything=0.03),
         "pool_cache": "runs/nano-pool.safetensors",
+        "encode": EncodeConfig(workers=4),
         "timestep_shift": 2.0,
     }
     trainer = TrainerConfig(

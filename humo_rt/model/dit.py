@@ -116,6 +116,8 @@ class HumoDiT(nn.Module):
         self._check_inputs(inputs, audio, return_face_mask)
         grid = self._token_grid(x_BCTHW)
         x = self.patch_embedding(inputs.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        # As the blocks return it: a compiled block would otherwise be compiled twice, for its first and its other uses.
+        x = x.float().contiguous()
         embedding_BD = self.time_embedding(timestep_B)
         time_B6D = self.time_projection(embedding_BD)
         rope = rope or rope_table(*grid, self.config.head_dim, x.device)

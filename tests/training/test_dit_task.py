@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from humo_rt.conditions.audio import window_audio
 from tests.training.tiny import CHANNELS, FRAMES, tiny_model, tiny_task, write_frozen
@@ -15,7 +16,7 @@ from training.parallel import join
 from training.task import Moment
 from training.tasks.choice import ConditionDrop, choose, clips_of
 from training.tasks.dit import DiTTask
-from training.tasks.encode_pool import touched_cells
+from training.tasks.encode_pool import EncodeConfig, touched_cells
 from training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -166,6 +167,27 @@ def test_the_pool_is_read_back_only_for_the_same_data(weights, tmp_path, caplog)
         other = prepared(weights, pool_cache=cache, source=replace(first.config.source, clips=3))
     assert len(other.pool) == 3
     assert "encoding anew" in caplog.text
+
+
+def test_workers_encode_the_same_pool(weights):
+    alone = prepared(weights, pool_cache=None).pool
+    # Three workers for six clips; the batches they encode are smaller, so convolutions may round otherwise.
+    together = prepared(weights, pool_cache=None, encode=EncodeConfig(workers=3)).pool
+    for name in vars(alone):
+        torch.testing.assert_close(getattr(together, name), getattr(alone, name), atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("stage", ["base", "subject", "sync"])
+def test_all_blocks_share_one_compiled_graph(weights, stage):
+    task = prepared(weights, stage=stage, batch_size=2)
+    model = task.build(torch.device("cpu"))
+    counter = CompileCounter()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(task.trainable(name))
+    for block in model.blocks:
+        block.compile(backend=counter)
+    task.loss(model, task.batch(moment()), moment())
+    assert counter.frame_count == 1
 
 
 def test_a_pool_in_files_gives_the_same_batches(weights, tmp_path):

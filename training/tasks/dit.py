@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from training.task import Moment
 from training.tasks.choice import ConditionDrop, choose
 from training.tasks.dit_config import DiTTaskConfig
 from training.tasks.encode_pool import encode_pool
+from training.tasks.encode_workers import Job, encode_with_workers
 from training.tasks.frozen import Frozen, load_frozen
 from training.tasks.host_pool import HostPool, encode_to_files
 from training.tasks.initial import initial_value
@@ -69,6 +71,7 @@ class DiTTask:
             values = {name: initial_value(name, p.shape, self.config.init_seed) for name, p in model.named_parameters()}
             model.load_state_dict(values, assign=True)
             model.to(device)
+        model.patch_embedding.register_forward_hook(_as_if_trained)
         return model
 
     def trainable(self, name: str) -> bool:
@@ -171,7 +174,8 @@ class DiTTask:
     def _pool(self, frozen: Frozen, device: torch.device, rank: int, world_size: int) -> LatentPool | HostPool:
         """The encoded clips: read back where ``pool_cache`` holds them, encoded otherwise."""
         config = self.config
-        settings = f"{config.source!r} {config.size!r} {config.encode!r} {frozen.identity}"
+        encode_config = replace(config.encode, workers=1)  # how many work on it does not change a pool
+        settings = f"{config.source!r} {config.size!r} {encode_config!r} {frozen.identity}"
 
         def identity(source: ClipSource) -> str:
             keys = source.keys(range(len(source))) if isinstance(source, Keyed) else ()
@@ -188,10 +192,25 @@ class DiTTask:
             return encode_to_files(
                 source, encode, path, identity, device, clips_per_file=config.clips_per_file, **shared
             )
-        pool = encode(source, **shared)
+        if config.encode.workers > 1 and world_size == 1:
+            pool = encode_with_workers(self._job(device), frozen)
+        else:
+            pool = encode(source, **shared)
         if path and rank == 0:
             pool.save(path, identity(source))
         return pool
+
+    def _job(self, device: torch.device) -> Job:
+        config = self.config
+        return Job(
+            source=config.source,
+            size=config.size,
+            model=config.model,
+            weights=config.weights,
+            encoder_precision=config.encoder_precision,
+            encode=config.encode,
+            device=device,
+        )
 
     def _drop(self) -> ConditionDrop:
         """The base stage never sees a reference."""
@@ -220,6 +239,14 @@ class DiTTask:
         condition = torch.stack([assemble_condition(self._grey.to(noise), frames, one) for one in references])
         clean = torch.cat([batch.latents_BCTHW, references], dim=2)
         return losses.add_noise(clean, noise, sigma_B), condition
+
+
+def _as_if_trained(module: nn.Module, inputs: object, tokens: Tensor) -> Tensor:
+    """Tokens that ask for a gradient even where nothing before the blocks is trained.
+
+    Later blocks see such tokens in any case; a first block that saw others would be compiled a second time.
+    """
+    return tokens if tokens.requires_grad or not torch.is_grad_enabled() else tokens.requires_grad_()
 
 
 def _mean_where(known_B: Tensor, values_B: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """From clips to the latent pool: every clip goes once through the frozen networks.
 
-Knows how a clip becomes latents, masks on the latent grid, audio features and caption rows. Each process encodes its
-share of the clips; afterwards all hold the whole pool.
+Knows how a clip becomes latents, masks on the latent grid, audio features and caption rows. Each process of a run
+encodes its share of the clips; afterwards all hold the whole pool. Workers of one process: ``encode_workers``.
 """
 
 from __future__ import annotations
@@ -31,10 +31,23 @@ _TEXT_BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-    """How the pool is encoded: clips per batch, and the precision of the autoencoder's products on a GPU."""
+    """How the pool is encoded: clips per batch, and the precision of the autoencoder's products on a GPU.
+
+    ``workers``: processes that draw and encode beside each other on one device, which waits for the host otherwise.
+    """
 
     clips_per_batch: int = 32
+    workers: int = 1
     precision: Literal["float16", "bfloat16", "float32"] = "float16"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some clips as the tensors of a pool, and their captions of either kind."""
+
+    tensors: dict[str, Tensor]
+    named: list[list[str]]
+    anonymous: list[list[str]]
 
 
 def encode_pool(
@@ -46,26 +59,40 @@ def encode_pool(
     share = -(-len(source) // world_size)
     # Shares of equal size; the surplus of the last ones wraps around and is cut off after the exchange.
     own = [index % len(source) for index in range(rank * share, (rank + 1) * share)]
+    start = time.monotonic()
+    encoded = encode_share(source, frozen, config, own)
+    tensors, named, anonymous = encoded.tensors, encoded.named, encoded.anonymous
+    if world_size > 1:
+        tensors = {name: _gather(value)[: len(source)].clone() for name, value in tensors.items()}
+        named, anonymous = (_gather_lists(lists)[: len(source)] for lists in (named, anonymous))
+    pool = assemble(Share(tensors, named, anonymous), frozen, text_len)
+    logger.info("%d clips in %.0f s, %.1f GB", len(pool), time.monotonic() - start, pool.nbytes() / 1e9)
+    return pool
+
+
+def encode_share(source: ClipSource, frozen: Frozen, config: EncodeConfig, own: Sequence[int]) -> Share:
+    """Encode the clips with the numbers ``own``."""
     start = said = time.monotonic()
     parts, named, anonymous = [], [], []
-    for first in range(0, share, config.clips_per_batch):
+    for first in range(0, len(own), config.clips_per_batch):
         clips = source.clips(own[first : first + config.clips_per_batch])
         parts.append(_encode(clips, frozen, config))
         named += clips.captions
         anonymous += clips.captions_anonymous
         if time.monotonic() - said > _LOG_SECONDS:
             said = time.monotonic()
-            logger.info("encoded %d of %d clips in %.0f s", first + len(clips), share, said - start)
-    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    if world_size > 1:
-        tensors = {name: _gather(value)[: len(source)].clone() for name, value in tensors.items()}
-        named, anonymous = (_gather_lists(lists)[: len(source)] for lists in (named, anonymous))
-    rows = _caption_rows(named, anonymous)
+            logger.info("encoded %d of %d clips in %.0f s", first + len(clips), len(own), said - start)
+    return Share({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, named, anonymous)
+
+
+def assemble(share: Share, frozen: Frozen, text_len: int) -> LatentPool:
+    """The pool of all clips in ``share``, with the features of every distinct caption."""
+    rows = _caption_rows(share.named, share.anonymous)
     table = _encode_texts(rows.texts, frozen, text_len)
     device = table.device
-    pool = LatentPool(**tensors, text_ULE=table, named_NV=rows.named.to(device), anonymous_NV=rows.anonymous.to(device))
-    logger.info("%d clips in %.0f s, %.1f GB", len(pool), time.monotonic() - start, pool.nbytes() / 1e9)
-    return pool
+    return LatentPool(
+        **share.tensors, text_ULE=table, named_NV=rows.named.to(device), anonymous_NV=rows.anonymous.to(device)
+    )
 
 
 @torch.no_grad()
