@@ -40,17 +40,18 @@ def read_face_mask(source: FaceMaskSource, *, num_frames: int, height: int, widt
     """A user's face mask as weights (T, H / 8, W / 8), float32 in 0..1: the share of each latent cell that is face.
 
     ``source``: a box (left, top, right, bottom) in pixels of the video or several, for all frames; an image, white
-    where the face is, for all frames; or a video, or an array (F, H, W) in 0..1 or bool, one mask for each frame.
-    ``ValueError`` for another size than the video's, a box outside of it, or a mask without a face.
+    where the face is, for all frames; a video, one mask for each frame; or an array (H, W) or (F, H, W), bool, in 0..1,
+    or uint8 as an image. ``ValueError`` for another size than the video's, a box outside of it, or a mask without a
+    face.
     """
     if isinstance(source, list | tuple):
         mask_FHW = _filled_boxes(source, height, width)
     elif isinstance(source, str | os.PathLike) and Path(source).suffix.lower() not in IMAGE_SUFFIXES:
-        mask_FHW = torch.from_numpy(read_video(source)[0]).float().mean(-1) / 255
-    elif isinstance(source, np.ndarray) and source.ndim == 3 and source.shape[2] not in (1, 3, 4):
-        mask_FHW = _checked_array(source)
+        mask_FHW = _from_levels(torch.from_numpy(read_video(source)[0]).float().mean(-1))
+    elif isinstance(source, np.ndarray) and source.ndim in (2, 3) and source.shape[2:] not in ((1,), (3,), (4,)):
+        mask_FHW = _from_array(source if source.ndim == 3 else source[None])
     else:
-        mask_FHW = torch.from_numpy(np.array(read_image(source).convert("L"))).float()[None] / 255
+        mask_FHW = _from_levels(torch.from_numpy(np.array(read_image(source).convert("L")))[None])
     if mask_FHW.shape[1:] != (height, width):
         found = f"{mask_FHW.shape[2]}x{mask_FHW.shape[1]}"
         raise ValueError(f"face mask is {found}, the video {width}x{height}: resize the mask to the video")
@@ -101,7 +102,18 @@ def _filled_boxes(boxes: Box | Sequence[Box], height: int, width: int) -> Tensor
     return mask_1HW
 
 
-def _checked_array(mask_FHW: np.ndarray) -> Tensor:
+def _from_levels(levels_FHW: Tensor) -> Tensor:
+    """0..1 of levels 0..255. A mask of 0 and 1 would pass for one without a face, nearly."""
+    if 0 < levels_FHW.max() <= 1:
+        raise ValueError(
+            "the brightest pixel of the face mask is 1 of 255, nearly black: give the face 255, or use an array of bool"
+        )
+    return levels_FHW.float() / 255
+
+
+def _from_array(mask_FHW: np.ndarray) -> Tensor:
+    if mask_FHW.dtype == np.uint8:
+        return _from_levels(torch.from_numpy(mask_FHW))
     mask = torch.from_numpy(np.asarray(mask_FHW, dtype=np.float32))
     if not (mask.isfinite().all() and mask.min() >= 0 and mask.max() <= 1):
         raise ValueError(f"face mask ranges from {mask.min():.3g} to {mask.max():.3g}: scale it to 0..1")

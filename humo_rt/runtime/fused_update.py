@@ -23,11 +23,14 @@ def update_coefficients(scheduler: Any) -> Tensor:
     """Coefficients of every step, float64 (steps, 3, 5), in the order of ``kernels.guided_update``.
 
     ``scheduler`` is a diffusers UniPC scheduler of order 1 or 2 before its first step; it is left alone. ``ValueError``
-    for another scheduler.
+    for another scheduler, and for thresholding, which is not linear.
     """
     if type(scheduler).__name__ != "UniPCMultistepScheduler" or scheduler.config.solver_order > 2:
         raise ValueError(f"{type(scheduler).__name__} is not UniPC of order 1 or 2: run its own step() instead")
+    if scheduler.config.thresholding:
+        raise ValueError("the scheduler clips its predictions (thresholding): run its own step() instead")
     scheduler = copy.deepcopy(scheduler)
+    scheduler.sigmas = scheduler.sigmas.cpu()  # where the unit vectors are
     scheduler.set_begin_index(0)
     velocity, sample, last, *predictions = torch.eye(_TERMS, dtype=torch.float64).unsqueeze(1).unbind(0)
     rows = []

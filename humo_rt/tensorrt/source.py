@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from humo_rt.model.dit import HumoDiT
+from humo_rt.tensorrt.packages import require
 from humo_rt.weights.load import load_into
 from humo_rt.weights.memory import available_memory, check_memory
 from humo_rt.weights.modules import build_on_meta, float32_rule, parameter_bytes, part_dtype
@@ -59,11 +60,15 @@ def load_dit(source: Source, *, dtype: torch.dtype, device: torch.device) -> Hum
 
 
 def source_of(onnx: Path) -> Source | None:
-    """What the export wrote about where its weights came from; None if it did not say, or the file is gone."""
-    import onnx as onnx_package
+    """What the export wrote about where its weights came from; None if it did not say, or the file is gone.
 
+    ``RuntimeError`` if the package onnx is missing, which running an engine does not need.
+    """
     if not onnx.is_file():
         return None
+    require("onnx")
+    import onnx as onnx_package
+
     model = onnx_package.load(onnx, load_external_data=False)
     stored = {entry.key: entry.value for entry in model.metadata_props}.get(SOURCE_KEY)
     return None if stored is None else Source(**json.loads(stored))

@@ -56,5 +56,7 @@ def plan_of(path: Path, source: Source | None) -> VerifyPlan:
         raise ValueError(f"{str(path)!r} is neither .onnx nor .engine: give what humo-rt export or build-engine wrote")
     source = source or source_of(onnx)
     if source is None:
-        raise ValueError(f"{path} does not say which weights it was exported from: name them with --preset, --weights")
+        raise ValueError(
+            f"the weights of {path} are unknown, since {onnx} does not name them or is gone: give --preset, --weights"
+        )
     return VerifyPlan(spec=spec, source=source, sizes=tuple(sizes), device=device)

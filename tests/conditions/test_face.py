@@ -60,7 +60,10 @@ class TestUserMasks:
         expected = read_face_mask((16, 8, 32, 16), **SIZE)
         assert torch.equal(read_face_mask(tmp_path / "mask.png", **SIZE), expected)
         assert torch.equal(read_face_mask(pixels, **SIZE), expected)
+        assert torch.equal(read_face_mask(np.stack([pixels] * 5), **SIZE), expected)
         assert torch.equal(read_face_mask(np.stack([pixels > 0] * 5), **SIZE), expected)
+        assert torch.equal(read_face_mask(pixels > 0, **SIZE), expected)
+        assert torch.equal(read_face_mask((pixels / 255).astype(np.float16), **SIZE), expected)
 
     def test_a_video_has_one_mask_for_each_frame(self, tmp_path):
         frames = np.zeros((5, 32, 48, 3), np.uint8)
@@ -83,8 +86,10 @@ class TestUserMasks:
             (np.ones((9, 32, 48)), "face mask has 9 frames, the video 5"),
             (np.full((5, 32, 48), 2.0), "ranges from 2 to 2: scale it"),
             (np.zeros((32, 48), np.uint8), "black everywhere"),
+            (np.ones((32, 48), np.uint8), "brightest pixel of the face mask is 1 of 255"),
+            (Image.new("L", (48, 32), 1), "brightest pixel of the face mask is 1 of 255"),
             ([], "black everywhere"),
-            ((0, 0, 8), r"0 is not|\(0, 0, 8\) is not \(left, top, right, bottom\)"),
+            ((0, 0, 8), r"\(0, 0, 8\) is not \(left, top, right, bottom\)"),
             ((0, 0, 50, 8), r"does not lie in the 48x32 video: use 0 <= left < right <= 48"),
             ((8, 0, 8, 8), "does not lie in"),
             (["a", "b"], "'a' is not"),

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from humo_rt.config import NANO
 from humo_rt.kernels.audio_face_attention import audio_face_attention
 from humo_rt.kernels.audio_face_attention.cases import CASES, Sizes, make_inputs
-from humo_rt.kernels.testing import check, deviation
+from humo_rt.kernels.testing import deviation
 from humo_rt.model.attention import AudioAttention
+from tests.kernels import op_checks
 
 CPU = torch.device("cpu")
 SOFT = Sizes(batch=2, frames=3, tokens=6, heads=2, head_dim=8, keys=4, speakers=2, mask="soft")
@@ -92,24 +89,12 @@ class TestGraphs:
         torch.library.opcheck(torch.ops.humo_rt.audio_face_attention.default, inputs)
 
     def test_compiles_into_one_graph(self, inputs):
-        compiled = torch.compile(audio_face_attention, fullgraph=True, backend="aot_eager", dynamic=True)
-        assert torch.equal(compiled(*inputs), audio_face_attention(*inputs))
+        op_checks.assert_compiles(audio_face_attention, inputs, backend="aot_eager", dynamic=True)
 
     def test_exports_as_plain_operators(self, inputs):
-        class Hear(torch.nn.Module):
-            def forward(self, q, weight, k, v, face):
-                return audio_face_attention(q, weight, k, v, face)
-
-        program = torch.export.export(Hear(), inputs[:-1])
-        targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-        assert targets
-        assert not [target for target in targets if target.startswith("humo_rt")]
-        assert torch.equal(program.module()(*inputs[:-1]), audio_face_attention(*inputs))
+        op_checks.assert_exports_as_plain_operators(audio_face_attention, inputs)
 
 
 def test_triton_code_interpreted_on_the_cpu():
     pytest.importorskip("triton", reason="triton is not installed: its kernels can only be checked where it is")
-    code = f"from {check.__module__} import check; check('audio_face_attention', 'triton', 'cpu')"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    op_checks.assert_interpreted_code_is_right("audio_face_attention")

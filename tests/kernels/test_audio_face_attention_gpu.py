@@ -9,6 +9,7 @@ from humo_rt.kernels import registry
 from humo_rt.kernels.audio_face_attention import audio_face_attention
 from humo_rt.kernels.audio_face_attention.cases import WORKLOADS, Sizes, make_inputs
 from humo_rt.kernels.testing import Case, check, deviation
+from tests.kernels import op_checks
 
 pytestmark = pytest.mark.gpu
 
@@ -48,9 +49,7 @@ def test_opcheck(backend):
 
 
 def test_compiles_into_one_graph(backend):
-    inputs = make_inputs(SMALL, torch.bfloat16, CUDA)
-    compiled = torch.compile(lambda *given: audio_face_attention(*given) + 1, fullgraph=True)
-    assert torch.equal(compiled(*inputs), audio_face_attention(*inputs) + 1)
+    op_checks.assert_compiles(audio_face_attention, make_inputs(SMALL, torch.bfloat16, CUDA))
 
 
 def test_a_captured_graph_replays_with_a_new_mask(backend):
@@ -66,14 +65,4 @@ def test_a_captured_graph_replays_with_a_new_mask(backend):
 
 
 def test_runs_on_the_current_stream(backend):
-    q, *rest = make_inputs(SMALL, torch.float32, CUDA)
-    expected = audio_face_attention(q, *rest)
-    torch.cuda.synchronize()
-    late = torch.zeros_like(q)
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
-        late.copy_(q)
-        result = audio_face_attention(late, *rest)
-    stream.synchronize()
-    assert torch.equal(result, expected)
+    op_checks.assert_runs_on_the_current_stream(audio_face_attention, make_inputs(SMALL, torch.float32, CUDA))

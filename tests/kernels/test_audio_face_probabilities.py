@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -13,7 +9,8 @@ from humo_rt.kernels.audio_face_attention import audio_face_attention
 from humo_rt.kernels.audio_face_attention import cases as attention
 from humo_rt.kernels.audio_face_probabilities import add_folded, audio_face_probabilities, fold_values
 from humo_rt.kernels.audio_face_probabilities.cases import CASES, make_inputs
-from humo_rt.kernels.testing import check, deviation
+from humo_rt.kernels.testing import deviation
+from tests.kernels import op_checks
 
 CPU = torch.device("cpu")
 SOFT = attention.Sizes(batch=2, frames=3, tokens=6, heads=2, head_dim=8, keys=4, speakers=2, mask="soft")
@@ -55,13 +52,14 @@ def test_opcheck():
 
 def test_compiles_into_one_graph():
     inputs = make_inputs(SOFT, torch.bfloat16, CPU)
-    compiled = torch.compile(audio_face_probabilities, fullgraph=True, backend="aot_eager", dynamic=True)
-    assert torch.equal(compiled(*inputs), audio_face_probabilities(*inputs))
+    op_checks.assert_compiles(audio_face_probabilities, inputs, backend="aot_eager", dynamic=True)
+
+
+def test_exports_as_plain_operators():
+    inputs = make_inputs(SOFT, torch.bfloat16, CPU)
+    op_checks.assert_exports_as_plain_operators(audio_face_probabilities, inputs)
 
 
 def test_triton_code_interpreted_on_the_cpu():
     pytest.importorskip("triton", reason="triton is not installed: its kernels can only be checked where it is")
-    code = f"from {check.__module__} import check; check('audio_face_probabilities', 'triton', 'cpu')"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    op_checks.assert_interpreted_code_is_right("audio_face_probabilities")

@@ -1,4 +1,4 @@
-"""Audio face probabilities on a GPU: Triton, captured graphs, compiled callers."""
+"""Audio face probabilities on a GPU: Triton, current streams, captured graphs, compiled callers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from humo_rt.kernels.audio_face_attention.cases import Sizes
 from humo_rt.kernels.audio_face_probabilities import audio_face_probabilities
 from humo_rt.kernels.audio_face_probabilities.cases import WORKLOADS, make_inputs
 from humo_rt.kernels.testing import Case, check, deviation
+from tests.kernels import op_checks
 
 pytestmark = pytest.mark.gpu
 
@@ -33,10 +34,27 @@ def test_real_shapes(workload):
     assert deviation("audio_face_probabilities", audio_face_probabilities, case, CUDA).accepted
 
 
-def test_compiles_into_one_graph():
+def test_offsets_beyond_32_bits():
+    """The last frame of a large input equals the same frame alone."""
+    q, weight, k, _, eps = make_inputs(Sizes(frames=2, tokens=64, heads=2, head_dim=64), torch.bfloat16, CUDA)
+    tokens = 2**30 // 128 + 64  # of one frame; two frames of 128 channels exceed 2**31 elements
+    large = torch.zeros(1, 2 * tokens, 128, dtype=torch.bfloat16, device=CUDA)
+    large[:, -64:] = q[:, -64:]
+    expected = audio_face_probabilities(q, weight, k, None, eps)
+    assert torch.equal(audio_face_probabilities(large, weight, k, None, eps)[:, -64:], expected[:, -64:])
+
+
+def test_opcheck():
     inputs = make_inputs(SMALL, torch.bfloat16, CUDA)
-    compiled = torch.compile(lambda *given: audio_face_probabilities(*given) + 1, fullgraph=True)
-    assert torch.equal(compiled(*inputs), audio_face_probabilities(*inputs) + 1)
+    torch.library.opcheck(torch.ops.humo_rt.audio_face_probabilities.default, inputs)
+
+
+def test_compiles_into_one_graph():
+    op_checks.assert_compiles(audio_face_probabilities, make_inputs(SMALL, torch.bfloat16, CUDA))
+
+
+def test_runs_on_the_current_stream():
+    op_checks.assert_runs_on_the_current_stream(audio_face_probabilities, make_inputs(SMALL, torch.float32, CUDA))
 
 
 def test_a_captured_graph_replays_with_a_new_mask():

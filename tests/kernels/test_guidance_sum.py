@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from humo_rt.kernels.guidance_sum import guidance_sum
 from humo_rt.kernels.guidance_sum.cases import CASES, make_inputs
-from humo_rt.kernels.testing import Case, check, deviation, poisoned_empty
+from humo_rt.kernels.testing import Case, deviation, poisoned_empty
+from tests.kernels import op_checks
 
 CPU = torch.device("cpu")
 
@@ -60,19 +57,10 @@ class TestGraphs:
         torch.library.opcheck(torch.ops.humo_rt.guidance_sum.default, inputs)
 
     def test_compiles_into_one_graph(self, inputs):
-        compiled = torch.compile(guidance_sum, fullgraph=True, backend="aot_eager", dynamic=True)
-        assert torch.equal(compiled(*inputs), guidance_sum(*inputs))
+        op_checks.assert_compiles(guidance_sum, inputs, backend="aot_eager", dynamic=True)
 
     def test_exports_as_plain_operators(self, inputs):
-        class Guide(torch.nn.Module):
-            def forward(self, velocity, weights):
-                return guidance_sum(velocity, weights)
-
-        program = torch.export.export(Guide(), inputs)
-        targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-        assert targets
-        assert all(target.startswith("aten.") for target in targets)
-        assert torch.equal(program.module()(*inputs), guidance_sum(*inputs))
+        op_checks.assert_exports_as_plain_operators(guidance_sum, inputs)
 
 
 class TestRule:
@@ -98,7 +86,4 @@ class TestRule:
 
 def test_triton_code_interpreted_on_the_cpu():
     pytest.importorskip("triton", reason="triton is not installed: its kernels can only be checked where it is")
-    code = f"from {check.__module__} import check; check('guidance_sum', 'triton', 'cpu')"
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    op_checks.assert_interpreted_code_is_right("guidance_sum")

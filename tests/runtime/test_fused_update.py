@@ -68,3 +68,12 @@ def test_coefficients_are_finite_and_the_first_step_needs_no_past():
 def test_another_scheduler_is_refused():
     with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler is not UniPC"):
         update_coefficients(make_scheduler(5, 5.0, sampler="euler"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"solver_order": 3}, "not UniPC of order 1 or 2"), ({"thresholding": True}, "clips")]
+)
+def test_a_solver_that_is_not_such_a_sum_is_refused(changes, message):
+    scheduler = make_scheduler(5, 5.0)
+    with pytest.raises(ValueError, match=message):
+        update_coefficients(type(scheduler).from_config(scheduler.config, **changes))
