@@ -14,13 +14,12 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from floor import measure_floor, milliseconds
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -116,26 +115,6 @@ def make_inputs(config: DiTConfig, args: argparse.Namespace, device: torch.devic
     return inputs
 
 
-def measure_floor(config: DiTConfig, shape: torch.Size, runs: int, device: torch.device) -> dict[str, Any]:
-    """Milliseconds of self-attention and of all linear layers of every block, each product timed alone."""
-    branches, _, *size = shape
-    tokens = 1
-    for length, patch in zip(size, config.patch_size, strict=True):
-        tokens *= length // patch
-    kinds = {"device": device, "dtype": torch.bfloat16}
-    qkv = torch.randn(3, branches, config.num_heads, tokens, config.head_dim, **kinds)
-    attention = median_of(lambda: F.scaled_dot_product_attention(*qkv), runs, device)
-    dim, ffn = config.dim, config.ffn_dim
-    products = {(dim, 3 * dim): 1, (dim, dim): 5, (dim, ffn): 1, (ffn, dim): 1}  # q, o of text and audio, o
-    linear = 0.0
-    for (width, result), count in products.items():
-        x, weight = torch.randn(branches * tokens, width, **kinds), torch.randn(result, width, **kinds)
-        linear += count * median_of(lambda x=x, weight=weight: F.linear(x, weight), runs, device)
-    layers = config.num_layers
-    total = layers * (attention + linear)
-    return {"tokens": tokens, "attention": layers * attention, "linear": layers * linear, "total": total}
-
-
 def measure_variants(dit: HumoDiT, inputs: dict[str, Any], args: argparse.Namespace) -> list[dict[str, Any]]:
     """One row for each variant: compile time, agreement with eager, then the times of runs taken in turn."""
     device = inputs["x_BCTHW"].device
@@ -167,23 +146,6 @@ def run_as(dit: HumoDiT, variant: str, inputs: dict[str, Any], clock: torch.devi
             return dit(**inputs) if clock is None else milliseconds(lambda: dit(**inputs), clock)
     finally:
         unfuse(dit)
-
-
-def median_of(run: Callable[[], Any], runs: int, device: torch.device) -> float:
-    """Median milliseconds after one run that is not counted."""
-    run()
-    return statistics.median(milliseconds(run, device) for _ in range(runs))
-
-
-def milliseconds(run: Callable[[], Any], device: torch.device) -> float:
-    """One run, from an idle device until its result is there: what the host adds counts."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begin = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1000 * (time.perf_counter() - begin)
 
 
 def print_table(report: dict[str, Any], args: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
 """Time of every stage of a generation, end to end through ``Pipeline.generate``, MP4 included.
 
     python benchmarks/latency.py                                        # nano, on whatever is here
-    python benchmarks/latency.py --preset humo-1.7b --weights random --steps 4 --branches batched sequential
+    python benchmarks/latency.py --preset humo-1.7b --weights random --steps 4 --branches batched sequential --baseline
 
-Prints a table, then one line of JSON (also written to ``--json``). Inputs are noise, never zeros. The first run of each
-variant warms up and is reported as ``cold``; the medians are over the others.
+Prints a table, then one line of JSON; ``--json`` keeps it, with a chart of the stages beside it. Inputs are noise,
+never zeros. The first run of each variant warms up and is kept apart; medians are over the runs after it, in which the
+variants take turns and encode their inputs anew. One more run finds them encoded: the "second call". On a GPU the
+attention and the matrix products of one branch are then timed alone: the floor.
 """
 
 from __future__ import annotations
@@ -16,32 +18,53 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from floor import branch_work, measure_floor, token_count
+from stage_chart import save_stage_chart
 
-from humo_rt.config import FPS, SAMPLE_RATE
+from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from humo_rt.pipeline import Pipeline
 from humo_rt.result import GenerationResult
+from humo_rt.runtime.attention_backends import AUTO, CHOICES
+from humo_rt.runtime.fused_block import FusedBlock, fuse, unfuse
 
 PROMPT = "A woman with long dark hair and round glasses is talking to the camera in front of a bookshelf."
+BASELINE = "baseline"
 
 
 def main() -> None:
     args = parse_arguments()
+    begin = time.perf_counter()
     pipeline = Pipeline.from_pretrained(
-        args.preset, weights=args.weights, device=args.device, dit_engine=args.dit_engine
+        args.preset,
+        weights=args.weights,
+        device=args.device,
+        dit_engine=args.dit_engine,
+        attention_backend=args.attention_backend,
     )
-    report: dict[str, Any] = {"machine": machine(pipeline.device), "command": " ".join(sys.argv), "variants": {}}
-    for branches in args.branches:
-        report["variants"][branches] = measure(pipeline, args, branches)
+    load = time.perf_counter() - begin
+    report: dict[str, Any] = {"machine": machine(pipeline.device), "command": " ".join(sys.argv)}
+    report["variants"] = measure(pipeline, args)
+    first = next(iter(report["variants"].values()))
+    report["cold_start"] = {"load": load, "first_generation": first["first"]["total"]}
+    report["floor"] = add_floor(pipeline, report["variants"], args.repeat)
+    if args.baseline:
+        report["ratio_to_baseline"] = ratios(report["variants"])
     print_table(report)
-    line = json.dumps(report)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(line)
+    picture = args.png or (args.json and args.json.with_suffix(".png"))
+    if picture:
+        title = f"{first['settings']['model']} on {report['machine']['device']}, seconds per stage"
+        save_stage_chart(picture, {name: v["seconds"] for name, v in report["variants"].items()}, title)
+    print(json.dumps(report))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,38 +73,64 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", help="folder, repository or 'random'; default: the preset's own")
     parser.add_argument("--device")
     parser.add_argument("--dit-engine", help=".onnx or .engine file that runs instead of PyTorch's DiT")
+    parser.add_argument("--attention-backend", choices=CHOICES, default=AUTO, help="default: the fastest here")
     parser.add_argument("--mode", choices=["T", "TI", "TA", "TIA"], default="TIA")
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
     parser.add_argument("--num-frames", type=int, default=97)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--branches", nargs="+", choices=["batched", "sequential"], default=["batched"])
+    parser.add_argument("--baseline", action="store_true", help="also one branch at a time on plain, eager blocks")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs after the warm-up")
     parser.add_argument("--json", type=Path, help="file for the report")
-    return parser.parse_args()
+    parser.add_argument("--png", type=Path, help="file for the chart; default: beside --json")
+    args = parser.parse_args()
+    if args.baseline and args.dit_engine:
+        parser.error("--baseline runs PyTorch's DiT, which --dit-engine replaces: leave one of them out")
+    if args.repeat < 1:
+        parser.error(f"--repeat {args.repeat} times nothing: give 1 or more")
+    return args
 
 
-def measure(pipeline: Pipeline, args: argparse.Namespace, branches: str) -> dict[str, Any]:
-    """Warm up once, then time ``args.repeat`` generations."""
-    cold = generate(pipeline, args, branches).timings
-    if pipeline.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    results = [generate(pipeline, args, branches) for _ in range(args.repeat)]
-    settings = results[-1].settings
-    stages = {name: statistics.median(r.timings[name] for r in results) for name in results[0].timings}
-    spread = {name: max(r.timings[name] for r in results) - min(r.timings[name] for r in results) for name in stages}
+def measure(pipeline: Pipeline, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """By variant: one generation to warm up, ``args.repeat`` that count, and one that finds its inputs encoded."""
+    names = [*args.branches, *([BASELINE] if args.baseline else [])]
+    first, results = {}, {name: [] for name in names}
+    for name in names:
+        pipeline.clear_caches()
+        first[name] = generate(pipeline, args, name)
+    for _ in range(args.repeat):
+        for name in names:
+            pipeline.clear_caches()
+            results[name].append(generate(pipeline, args, name))
+    again = {name: generate(pipeline, args, name) for name in names}
+    return {name: summary(first[name], results[name], again[name]) for name in names}
+
+
+def summary(first: GenerationResult, results: list[GenerationResult], again: GenerationResult) -> dict[str, Any]:
+    """The numbers of one variant; seconds unless the name says otherwise."""
+    traces = [result.trace for result in results]
+    names = list(traces[0].stages)
+    stages = {name: statistics.median(trace.stages[name] for trace in traces) for name in names}
+    spread = {name: max(t.stages[name] for t in traces) - min(t.stages[name] for t in traces) for name in names}
+    peaks = [trace.peak_memory for trace in traces if trace.peak_memory is not None]
     return {
         "seconds": stages,
         "spread": spread,
-        "cold": cold,
-        "seconds_per_step": stages["denoise"] / settings["num_inference_steps"],
-        "real_time_factor": results[-1].duration / stages["total"],
-        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if pipeline.device.type == "cuda" else None,
-        "settings": settings,
+        "first": first.timings,
+        "second_call": again.timings,
+        "second_call_beside_denoising": again.timings["total"] - again.timings["denoise"],
+        "step_p50": statistics.median(trace.step_p50 for trace in traces),
+        "step_p90": statistics.median(trace.step_p90 for trace in traces),
+        "branches": statistics.fmean(traces[0].branches),
+        "branch_forward": statistics.median(trace.branch_forward for trace in traces),
+        "real_time_factor": results[0].duration / stages["total"],
+        "peak_memory_gib": max(peaks) / 2**30 if peaks else None,
+        "settings": results[-1].settings,
     }
 
 
-def generate(pipeline: Pipeline, args: argparse.Namespace, branches: str) -> GenerationResult:
+def generate(pipeline: Pipeline, args: argparse.Namespace, variant: str) -> GenerationResult:
     noise = np.random.default_rng(0)
     conditions: dict[str, Any] = {}
     if "I" in args.mode:
@@ -89,7 +138,7 @@ def generate(pipeline: Pipeline, args: argparse.Namespace, branches: str) -> Gen
     if "A" in args.mode:
         samples = noise.normal(0, 0.1, args.num_frames * SAMPLE_RATE // FPS)
         conditions["audio"] = (samples.astype(np.float32), SAMPLE_RATE)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, plain_blocks(pipeline, variant == BASELINE):
         return pipeline.generate(
             PROMPT,
             height=args.height,
@@ -97,11 +146,61 @@ def generate(pipeline: Pipeline, args: argparse.Namespace, branches: str) -> Gen
             num_frames=args.num_frames,
             num_inference_steps=args.steps,
             seed=0,
-            branch_batch_size=None if branches == "batched" else 1,
+            branch_batch_size=None if variant == "batched" else 1,
             output=Path(folder) / "video.mp4",
             progress=False,
+            trace=True,
             **conditions,
         )
+
+
+@contextmanager
+def plain_blocks(pipeline: Pipeline, wanted: bool) -> Iterator[None]:
+    """If ``wanted``, run the blocks of the DiT unfused and eagerly meanwhile, on the same attention kernel."""
+    if not wanted:
+        yield
+        return
+    fused = any(isinstance(block, FusedBlock) for block in pipeline.dit.blocks)
+    unfuse(pipeline.dit)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        if fused:
+            fuse(pipeline.dit)
+
+
+def add_floor(pipeline: Pipeline, variants: dict[str, dict[str, Any]], runs: int) -> dict[str, Any] | None:
+    """Add TFLOP/s to every variant and, on a GPU, its percent of the floor, which is returned (milliseconds)."""
+    first = next(iter(variants.values()))
+    given, config = first["settings"], pipeline.config.dit
+    frames = (given["num_frames"] - 1) // TEMPORAL_STRIDE + 1 + max(1, len(given["image"]))
+    size = (given["height"] // SPATIAL_STRIDE, given["width"] // SPATIAL_STRIDE)
+    shape = (1, LATENT_CHANNELS, frames, *size)
+    for variant in variants.values():
+        variant["tflops"] = branch_work(config, token_count(config, shape)) / variant["branch_forward"] / 1e12
+    if pipeline.device.type != "cuda":
+        return None
+    blocks = getattr(pipeline.dit, "blocks", None)
+    kernel = {"attention": blocks[0].self_attn.attention_function} if blocks else {}
+    with torch.no_grad():
+        floor = measure_floor(config, shape, runs, pipeline.device, dtype=pipeline.dtype, **kernel)
+    for variant in variants.values():
+        variant["percent_of_floor"] = floor["total"] / variant["branch_forward"] / 10
+    return floor
+
+
+def ratios(variants: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How many times faster than the baseline each other variant is, per step and in all."""
+    baseline = variants[BASELINE]
+    return {
+        name: {
+            "step": baseline["step_p50"] / variant["step_p50"],
+            "total": baseline["seconds"]["total"] / variant["seconds"]["total"],
+        }
+        for name, variant in variants.items()
+        if name != BASELINE
+    }
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -119,14 +218,33 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def print_table(report: dict[str, Any]) -> None:
-    variants = report["variants"]
+    variants, cold = report["variants"], report["cold_start"]
     print(f"{report['machine']['device']}, torch {report['machine']['torch']}; seconds, median (spread)")
-    print(f"{'stage':<12}" + "".join(f"{name:>22}" for name in variants))
+    print(f"cold start {cold['load'] + cold['first_generation']:.3f}: loading {cold['load']:.3f}, first generation")
+    print(f"{'stage':<16}" + "".join(f"{name:>22}" for name in variants))
     for stage in next(iter(variants.values()))["seconds"]:
-        cells = (f"{v['seconds'].get(stage, 0):.3f} ({v['spread'].get(stage, 0):.3f})" for v in variants.values())
-        print(f"{stage:<12}" + "".join(f"{cell:>22}" for cell in cells))
-    print(f"{'per step':<12}" + "".join(f"{v['seconds_per_step']:>22.3f}" for v in variants.values()))
-    print(f"{'real time x':<12}" + "".join(f"{v['real_time_factor']:>22.4f}" for v in variants.values()))
+        print_row(stage, [f"{v['seconds'][stage]:.3f} ({v['spread'][stage]:.3f})" for v in variants.values()])
+    rows = {
+        "step p50": ("step_p50", ".4f"),
+        "step p90": ("step_p90", ".4f"),
+        "branch forward": ("branch_forward", ".4f"),
+        "second call": ("second_call", ".3f"),
+        "  no denoising": ("second_call_beside_denoising", ".3f"),
+        "real time x": ("real_time_factor", ".4f"),
+        "peak GiB": ("peak_memory_gib", ".2f"),
+        "TFLOP/s": ("tflops", ".3g"),
+        "% of floor": ("percent_of_floor", ".1f"),
+    }
+    for label, (key, form) in rows.items():
+        values = [v[key]["total"] if key == "second_call" else v.get(key) for v in variants.values()]
+        if None not in values:
+            print_row(label, [format(value, form) for value in values])
+    for name, ratio in report.get("ratio_to_baseline", {}).items():
+        print(f"{name} against baseline: {ratio['step']:.3f}x per step, {ratio['total']:.3f}x in all")
+
+
+def print_row(label: str, cells: list[str]) -> None:
+    print(f"{label:<16}" + "".join(f"{cell:>22}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from humo_rt.request import GenerateOptions, GenerationRequest
     from humo_rt.result import GenerationResult
     from humo_rt.sampling.guidance import GuidanceRow, GuidanceTable
+    from humo_rt.sampling.reuse import GuidanceReuse
 
 _HOMES = {
     "PRESETS": "humo_rt.config",
@@ -25,6 +26,7 @@ _HOMES = {
     "GenerateOptions": "humo_rt.request",
     "GenerationRequest": "humo_rt.request",
     "GenerationResult": "humo_rt.result",
+    "GuidanceReuse": "humo_rt.sampling.reuse",
     "GuidanceRow": "humo_rt.sampling.guidance",
     "GuidanceTable": "humo_rt.sampling.guidance",
 }
@@ -34,6 +36,7 @@ __all__ = [
     "GenerateOptions",
     "GenerationRequest",
     "GenerationResult",
+    "GuidanceReuse",
     "GuidanceRow",
     "GuidanceTable",
     "Pipeline",

@@ -65,6 +65,9 @@ def generate(
     guidance_switch: Annotated[float | None, typer.Option(help="Timestep 0..1000 at which guidance changes.")] = None,
     flow_shift: Annotated[float | None, typer.Option(help="Shift of the noise schedule.")] = None,
     sampler: Annotated[str | None, typer.Option(help="unipc (default) or euler.")] = None,
+    guidance_reuse: Annotated[
+        str | None, typer.Option(help="Lossy: compute branches at every n-th step, 2 or TA=2,0=4,below=900.")
+    ] = None,
     branch_batch_size: Annotated[
         int | None, typer.Option(help="Guidance branches computed at once (default: all); 1 needs the least memory.")
     ] = None,
@@ -74,8 +77,12 @@ def generate(
     dit_engine: Annotated[
         Path | None, typer.Option(help="Run the DiT from this .onnx or .engine file instead of PyTorch.")
     ] = None,
+    attention_backend: Annotated[
+        str | None, typer.Option(help="Library for self-attention (default: the fastest); humo-rt doctor lists them.")
+    ] = None,
     cases: Annotated[Path | None, typer.Option(help="JSON file of many cases, generated into the folder -o.")] = None,
     contact_sheet: Annotated[Path | None, typer.Option(help="Also write a PNG of frames and sound.")] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Also print the times of stages and steps.")] = False,
     traceback: Traceback = False,
 ) -> None:
     """Generate a video, or one per case of a JSON file."""
@@ -92,20 +99,23 @@ def generate(
         "guidance_switch_timestep": guidance_switch,
         "flow_shift": flow_shift,
         "sampler": sampler,
+        "guidance_reuse": guidance_reuse,
         "branch_batch_size": branch_batch_size,
         "negative_prompt": negative_prompt,
     }
     options = {name: value for name, value in given.items() if value is not None}
     model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype}
     model |= {} if dit_engine is None else {"dit_engine": dit_engine}
+    model |= {} if attention_backend is None else {"attention_backend": attention_backend}
     with errors_in_one_line(traceback):
         if cases is None:
             conditions = {"prompt": prompt, "image": image or None, "audio": audio}
             conditions |= {"face_masks": _face_masks(face_mask)} if face_mask else {}
+            options |= {"trace": True} if trace else {}
             _generate_one(conditions, options, model, output or Path("out.mp4"), contact_sheet)
         else:
             alone = {"--prompt": prompt, "--image": image, "--audio": audio, "--contact-sheet": contact_sheet}
-            alone["--face-mask"] = face_mask
+            alone |= {"--face-mask": face_mask, "--trace": trace}
             for name, value in alone.items():
                 if value:
                     raise ValueError(f"{name} cannot be combined with --cases: put it into the file, or leave it out")
@@ -270,13 +280,13 @@ def load_pipeline(
     weights: str | None,
     device: str | None,
     dtype: str | None,
-    dit_engine: Path | None = None,
+    **options: Any,
 ) -> Pipeline:
-    """The pipeline that ``--preset``, ``--weights``, ``--device``, ``--dtype`` and ``--dit-engine`` ask for."""
+    """The pipeline that ``--preset``, ``--weights``, ``--device``, ``--dtype`` and further ``options`` ask for."""
     from humo_rt.pipeline import Pipeline
 
     source, weights = _source(preset, weights)
-    return Pipeline.from_pretrained(source, weights=weights, device=device, dtype=_dtype(dtype), dit_engine=dit_engine)
+    return Pipeline.from_pretrained(source, weights=weights, device=device, dtype=_dtype(dtype), **options)
 
 
 def _source(preset: str | None, weights: str | None) -> tuple[str, str | None]:
@@ -313,7 +323,7 @@ def _dtype(name: str | None) -> Any:
 def _generate_one(
     conditions: dict[str, Any], options: dict[str, Any], model: dict[str, Any], output: Path, sheet: Path | None
 ) -> None:
-    from humo_rt.terminal import GenerationProgress
+    from humo_rt.terminal import GenerationProgress, show_trace
 
     if conditions["prompt"] is None:
         raise ValueError("--prompt is missing: say what the video shows, or give --cases")
@@ -329,6 +339,8 @@ def _generate_one(
         f"{output}: {len(result.frames)} frames of {width}x{height} at {result.fps} fps, "
         f"seed {result.seed}, {result.timings['total']:.1f} s"
     )
+    if result.trace is not None:
+        show_trace(result.trace)
     if sheet is not None:
         from humo_rt.contact_sheet import contact_sheet, save_contact_sheet
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from humo_rt.weights.memory import GIB
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
 
     from humo_rt.doctor import Findings, Model
     from humo_rt.machine import Machine
+    from humo_rt.runtime.attention_backends import AttentionSurvey
 
 
 def show(findings: Findings, console: Console) -> None:
     """Print machine, models and, last, what is wrong."""
     console.print(_machine(findings.machine))
+    console.print(_attention(findings.machine.attention))
     for model in findings.models:
         if model.parts:
             console.print(_parts(model))
@@ -45,8 +48,17 @@ def _machine(machine: Machine) -> Table:
         table.add_row("not installed", ", ".join(absent))
     table.add_row("codecs", ", ".join(f"{name} {'yes' if there else 'NO'}" for name, there in machine.codecs.items()))
     table.add_row("CUDA kernels", "compiled" if machine.compiled_kernels else "not compiled (PyTorch runs instead)")
-    table.add_row("attention", ", ".join(machine.attention))
     table.add_row("TensorRT engines", machine.engines)
+    return table
+
+
+def _attention(found: AttentionSurvey) -> Table:
+    """Fastest first."""
+    table = _table("Self-attention", "backend", f"on {found.device} in {found.dtype}, head_dim {found.head_dim}")
+    for backend, reason in found.unavailable.items():
+        chosen = backend == found.chosen
+        # A pip line may hold brackets, which rich would take for markup.
+        table.add_row(backend, escape(reason or ("available, the default here" if chosen else "available")))
     return table
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from humo_rt.config import HUMO_1_7B
+from humo_rt.runtime.attention_backends import AttentionSurvey, survey
 from humo_rt.tensorrt.targets import engine_support
 from humo_rt.weights.memory import available_memory
 
@@ -56,7 +58,7 @@ class Machine:
     packages: dict[str, str | None]
     codecs: dict[str, bool]
     compiled_kernels: bool
-    attention: tuple[str, ...]
+    attention: AttentionSurvey
     engines: str
     problems: tuple[str, ...]
 
@@ -83,7 +85,7 @@ def examine_machine() -> Machine:
         packages=packages,
         codecs=codecs,
         compiled_kernels=importlib.util.find_spec("humo_rt._C") is not None,
-        attention=_attention(packages),
+        attention=_attention(),
         engines=engine_support(),
         problems=tuple(problems),
     )
@@ -134,15 +136,8 @@ def _driver() -> str | None:
     return match[1] if match else None
 
 
-def _attention(packages: dict[str, str | None]) -> tuple[str, ...]:
-    backends = ["torch math"]
+def _attention() -> AttentionSurvey:
+    """Self-attention as a pipeline runs it by default here, with the head_dim that both published models have."""
     if torch.cuda.is_available():
-        if torch.backends.cuda.is_flash_attention_available():
-            backends.append("torch flash")
-        if torch.backends.cudnn.is_available():
-            backends.append(f"cuDNN {torch.backends.cudnn.version()}")
-    elif torch.backends.cpu.get_cpu_capability() != "DEFAULT":
-        backends.append(f"torch flash on {torch.backends.cpu.get_cpu_capability()}")
-    if packages["flash-attn-4"]:
-        backends.append(f"FlashAttention-4 {packages['flash-attn-4']}")
-    return tuple(backends)
+        return survey(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, HUMO_1_7B.dit.head_dim)
+    return survey(torch.device("cpu"), torch.float32, HUMO_1_7B.dit.head_dim)

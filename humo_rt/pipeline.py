@@ -7,7 +7,7 @@ Shape legend: N=1 videos, C 16 latent channels, T latent frames, R reference slo
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -23,21 +23,32 @@ from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
 from humo_rt.media import Sound, VideoWriter, read_audio, read_image, read_sound
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
+from humo_rt.runtime import attention_backends
 from humo_rt.runtime.clock import StageClock
+from humo_rt.runtime.encoding_cache import EncodingCache, digest
 from humo_rt.runtime.placement import chosen_device
+from humo_rt.runtime.trace import Tracer, block_ranges
+from humo_rt.runtime.warmup import noise_inputs, run_sampler
 from humo_rt.sampling.branches import Conditions
 from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import guidance_table
 from humo_rt.sampling.schedule import make_scheduler
 from humo_rt.weights.components import Components, load_components
 from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
+from humo_rt.weights.resolve import configuration
 
 
 class Pipeline:
     """A loaded model. Build it once with ``from_pretrained``, call ``generate`` as often as you like."""
 
-    def __init__(self, components: Components, *, dit_engine: str | Path | None = None) -> None:
-        """``dit_engine``: an ONNX file or TensorRT engine that runs instead of the DiT, see ``from_pretrained``."""
+    def __init__(
+        self,
+        components: Components,
+        *,
+        dit_engine: str | Path | None = None,
+        attention_backend: str = attention_backends.AUTO,
+    ) -> None:
+        """See ``from_pretrained`` for ``dit_engine`` and ``attention_backend``."""
         self.config = components.config
         self.dit = components.dit
         self.vae = components.vae
@@ -45,12 +56,18 @@ class Pipeline:
         weight = self.dit.blocks[0].ffn[0].weight
         self.device, self.dtype = weight.device, weight.dtype
         self.dit_engine = dit_engine
-        if dit_engine is not None:
+        self.attention_backend = _attention(
+            attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim
+        )
+        if dit_engine is None:
+            attention_backends.use_attention(self.dit, self.attention_backend)
+        else:
             from humo_rt.tensorrt import open_dit
 
             self.dit = open_dit(dit_engine, components.dit)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
+        self._encodings = EncodingCache()
 
     @classmethod
     def from_pretrained(
@@ -61,6 +78,7 @@ class Pipeline:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         dit_engine: str | Path | None = None,
+        attention_backend: str = attention_backends.AUTO,
     ) -> Pipeline:
         """Load a preset's weights.
 
@@ -72,15 +90,22 @@ class Pipeline:
             dtype: of the matrix products; default bfloat16 on a GPU, float32 on the CPU.
             dit_engine: ``.onnx`` or ``.engine`` file of the same model that runs instead of PyTorch's DiT. PyTorch
                 still projects text and audio, once per generation; the other weights of its DiT are dropped.
+            attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
+                the fastest that works here. `humo-rt doctor` lists them.
 
         Raises:
-            ValueError: unknown preset or device, or a folder or ``dit_engine`` that lacks a part or holds a wrong one.
-            RuntimeError: too little memory, no such GPU, or what ``dit_engine`` needs is missing.
+            ValueError: unknown preset or device, or a folder or ``dit_engine`` that lacks a part or holds a wrong one;
+                an ``attention_backend`` that is unknown or takes no such device, dtype or head_dim.
+            RuntimeError: too little memory, no such GPU, or what ``dit_engine`` or ``attention_backend`` needs is
+                missing.
         """
         device = chosen_device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        # Refused here rather than after the minutes that loading may take.
+        head_dim = configuration(path_or_preset, weights).dit.head_dim
+        _attention(attention_backend, dit_engine, device, dtype, head_dim)
         components = load_components(path_or_preset, weights=weights, device=device, dtype=dtype)
-        pipeline = cls(components, dit_engine=dit_engine)
+        pipeline = cls(components, dit_engine=dit_engine, attention_backend=attention_backend)
         if dit_engine is not None:
             from humo_rt.tensorrt.graph_dit import keep_context_projections
 
@@ -95,24 +120,27 @@ class Pipeline:
             RuntimeError: the machine fell short (codec, memory), or the result is not finite.
         """
         request = self._accept(GenerationRequest(prompt=prompt, **options))
-        clock = StageClock(self.device)
+        clock = StageClock(self.device, synchronised=request.trace)
+        tracer = Tracer(self.device) if request.trace else None
         sound = _read_sound(request, clock)
         frames = np.empty((request.num_frames, request.height, request.width, 3), dtype=np.uint8)
         position = 0
         # Closed here and not when the garbage is collected: an interrupted generation leaves no file.
-        with closing(self._written_blocks(request, sound, clock)) as blocks:
+        with closing(self._written_blocks(request, sound, clock, tracer)) as blocks:
             for block in blocks:
                 frames[position : position + len(block)] = block
                 position += len(block)
+        timings = clock.timings()
         return GenerationResult(
             frames=frames,
             audio=None if sound is None else sound.lasting(request.num_frames / FPS).samples_SC,
             sample_rate=SAMPLE_RATE if sound is None else sound.sample_rate,
             fps=FPS,
             seed=request.seed,
-            timings=clock.timings(),
+            timings=timings,
             settings=self.settings(request),
             output=request.output,
+            trace=None if tracer is None else tracer.finish(timings),
         )
 
     def generate_stream(self, prompt: str, **options: Unpack[GenerateOptions]) -> Iterator[np.ndarray]:
@@ -122,8 +150,41 @@ class Pipeline:
         iterator to stop early: no file stays behind.
         """
         request = self._accept(GenerationRequest(prompt=prompt, **options))
+        if request.trace:
+            raise ValueError("trace=True has no result to go into: use generate(), or leave it out")
         clock = StageClock(self.device)
         return self._written_blocks(request, _read_sound(request, clock), clock)
+
+    def warmup(
+        self,
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        mode: str = "TIA",
+        branch_batch_size: int | None = None,
+    ) -> None:
+        """Load, compile and allocate now what the first ``generate`` of this size would otherwise wait for.
+
+        Makes the frames of one denoising step from noise and drops them; no later result changes. ``mode``: T, TI, TA
+        or TIA, the conditions that will be given. What is left out comes from the preset. Errors as ``generate``.
+        """
+        inputs = noise_inputs(mode, self.config.num_frames if num_frames is None else num_frames)
+        # Noise must not push out what is worth keeping.
+        kept, self._encodings = self._encodings, EncodingCache()
+        size = {"height": height, "width": width, "branch_batch_size": branch_batch_size}
+        try:
+            self.generate("A person is talking.", num_inference_steps=1, seed=0, **size, **inputs)
+        finally:
+            self._encodings = kept
+        run_sampler(self.config.flow_shift, self.device)
+
+    def clear_caches(self) -> None:
+        """Forget the encodings of earlier texts, sounds and images, 256 MiB at most, which stay on the device.
+
+        Call it after changing weights in place. Results are the same with and without them.
+        """
+        self._encodings.clear()
 
     def settings(self, request: GenerationRequest) -> dict[str, Any]:
         """Everything that decides the video, JSON-ready: the arguments under their names, then model and machine."""
@@ -134,18 +195,19 @@ class Pipeline:
             "device": self.device.type,
             "noise_device": (request.generator or self).device.type,
             "torch": torch.__version__,
+            "attention_backend": self.attention_backend,
             **({} if self.dit_engine is None else {"dit_engine": str(self.dit_engine)}),
         }
 
     def _written_blocks(
-        self, request: GenerationRequest, sound: Sound | None, clock: StageClock
+        self, request: GenerationRequest, sound: Sound | None, clock: StageClock, tracer: Tracer | None = None
     ) -> Generator[np.ndarray, None, None]:
         """Blocks of frames, each encoded into the output, if there is one, before it is handed on."""
         with ExitStack() as stack:
             writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
             conditions = self._encode_conditions(request, sound, clock)
             with clock.stage("denoise"):
-                latents = self._denoise(request, conditions)
+                latents = self._denoise(request, conditions, tracer)
             for block_FHWC in self._decode(latents, clock):
                 if writer is not None:
                     with clock.stage("encode"):
@@ -157,18 +219,29 @@ class Pipeline:
     def _encode_conditions(self, request: GenerationRequest, sound: Sound | None, clock: StageClock) -> Conditions:
         latent_frames, rows, columns = request.latent_size
         with clock.stage("text"):
-            positive, negative = self.text.encode([request.prompt, request.negative_prompt])
+            # Cached as a pair: they share a forward, and alone they may come out different in the last bit.
+            prompts = [request.prompt, request.negative_prompt]
+            positive, negative = self._encodings.get(("text", *prompts), lambda: self.text.encode(prompts))
         audio = references = grey = None
         if sound is not None:
             with clock.stage("audio"):
-                audio = window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]
+                (audio,) = self._encodings.get(
+                    ("audio", digest(sound.samples_SC), sound.sample_rate, latent_frames),
+                    lambda: [window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]],
+                )
         with clock.stage("image"):
             if request.images:
                 fitted = [fit_on_white(read_image(image), request.width, request.height) for image in request.images]
-                references = encode_references(self.vae, fitted)[None]
+                (references,) = self._encodings.get(
+                    ("images", *(digest(image.numpy()) for image in fitted)),
+                    lambda: [encode_references(self.vae, fitted)[None]],
+                )
             if self.config.dit.image_injection == "channels":
                 slots = max(1, len(request.images))
-                grey = grey_latents(self.vae, latent_frames + slots, rows, columns, self.shipped_grey)
+                size = (latent_frames + slots, rows, columns)
+                (grey,) = self._encodings.get(
+                    ("grey", *size), lambda: [grey_latents(self.vae, *size, self.shipped_grey)]
+                )
         weights_THW, slots = request.face_weights(), max(1, len(request.images))
         faces = None if weights_THW is None else with_reference_frames(weights_THW, slots)[None].to(self.device)
         return Conditions(
@@ -180,13 +253,15 @@ class Pipeline:
             face_mask=faces,
         )
 
-    def _denoise(self, request: GenerationRequest, conditions: Conditions) -> Tensor:
+    def _denoise(self, request: GenerationRequest, conditions: Conditions, tracer: Tracer | None) -> Tensor:
         """Denoised video latents (1, 16, T - R, H/8, W/8); RuntimeError if they are not finite."""
         scheduler = make_scheduler(
             request.num_inference_steps, request.flow_shift, sampler=request.sampler, device=self.device
         )
         table = guidance_table(self.config, conditions.mode, request.guidance, **request.guidance_options())
-        with request.step_observer(self) as on_step:
+        watched = {} if tracer is None else {"around_step": tracer.step}
+        ranges = nullcontext() if tracer is None else block_ranges(self.dit)
+        with request.step_observer(self) as on_step, ranges:
             latents = denoise(
                 self.dit,
                 conditions,
@@ -194,7 +269,9 @@ class Pipeline:
                 guidance=table,
                 scheduler=scheduler,
                 branch_batch_size=request.branch_batch_size,
+                reuse=request.guidance_reuse,
                 on_step=on_step,
+                **watched,
             )
         _require_finite(latents, "denoised latents")
         return latents
@@ -274,6 +351,17 @@ def generate(
 
 
 _loaded: dict[tuple[Any, ...], Pipeline] = {}
+
+
+def _attention(
+    requested: str, engine: str | Path | None, device: torch.device, dtype: torch.dtype, head_dim: int
+) -> str | None:
+    """The backend of self-attention, checked; None with an engine, which brings its own."""
+    if engine is None:
+        return attention_backends.choose(requested, device, dtype, head_dim)
+    if requested != attention_backends.AUTO:
+        raise ValueError(f"attention_backend {requested!r} does not reach into {str(engine)!r}: leave it out")
+    return None
 
 
 def _read_sound(request: GenerationRequest, clock: StageClock) -> Sound | None:

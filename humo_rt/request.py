@@ -27,6 +27,7 @@ from humo_rt.media.audio import AudioSource
 from humo_rt.media.image import ImageSource
 from humo_rt.progress import step_bar
 from humo_rt.sampling.guidance import NUMBERS, GuidanceTable, guidance_numbers, guidance_table
+from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.sampling.schedule import SAMPLERS
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,15 @@ class GenerateOptions(TypedDict, total=False):
     guidance: a name ("humo-1.7b", "humo-17b", "paper", "none"), a ``GuidanceTable`` or the rows of one.
     guidance_scale, audio_guidance_scale, image_guidance_scale: weight of text, audio and images, >= 0.
     guidance_switch_timestep: where "humo-17b" changes its formula, 0..1000, 1000 is noise.
+    guidance_reuse: lossy: compute guidance branches at every n-th step only, all of them but the richest or each its
+        own, as in {"TA": 2, "0": 4}; or a ``GuidanceReuse``.
     flow_shift: > 0; larger values spend more steps on the coarse structure.
     sampler: "unipc" (the default) or "euler".
     branch_batch_size: guidance branches computed at once; all of them when left out. Fewer need less memory.
     callback_on_step_end: called as (pipeline, step, timestep, {"latents": tensor}) after every step; latents in the
         dict it returns, if any, replace the current ones.
     output: the MP4 to write. progress: True for a bar, or a function called as (steps done, steps in all).
+    trace: True to measure stages, steps and memory, see ``runtime.trace``; the host then waits for each stage.
     """
 
     image: ImageSource | Sequence[ImageSource] | None
@@ -73,12 +77,14 @@ class GenerateOptions(TypedDict, total=False):
     audio_guidance_scale: float | None
     image_guidance_scale: float | None
     guidance_switch_timestep: float | None
+    guidance_reuse: int | str | Mapping[str, Any] | GuidanceReuse | None
     flow_shift: float | None
     sampler: str | None
     branch_batch_size: int | None
     callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None
     output: str | os.PathLike[str] | None
     progress: bool | Callable[[int, int], None]
+    trace: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,12 +107,14 @@ class GenerationRequest:
     audio_guidance_scale: float | None = None
     image_guidance_scale: float | None = None
     guidance_switch_timestep: float | None = None
+    guidance_reuse: int | str | Mapping[str, Any] | GuidanceReuse | None = None
     flow_shift: float | None = None
     sampler: str | None = None
     branch_batch_size: int | None = None
     callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None = None
     output: str | os.PathLike[str] | None = None
     progress: bool | Callable[[int, int], None] = False
+    trace: bool = False
 
     @property
     def images(self) -> tuple[ImageSource, ...]:
@@ -191,7 +199,7 @@ class GenerationRequest:
 
     def settings(self) -> dict[str, Any]:
         """What decides the video, JSON-ready, under the names of the arguments. Arrays are described, not stored."""
-        left_out = ("callback_on_step_end", "generator", "output", "progress")
+        left_out = ("callback_on_step_end", "generator", "output", "progress", "trace")
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         values["image"] = [_describe(image) for image in self.images]
         values["audio"] = None if self.audio is None else _describe(self.audio)
@@ -199,6 +207,8 @@ class GenerationRequest:
         values["face_masks"] = self.face_masks if self.face_masks is None or boxes else _describe(self.face_masks)
         if isinstance(self.guidance, GuidanceTable):
             values["guidance"] = self.guidance.to_rows()
+        if isinstance(self.guidance_reuse, GuidanceReuse):
+            values["guidance_reuse"] = self.guidance_reuse.to_json()
         return values
 
     def _resolved_guidance(self, config: ModelConfig) -> dict[str, Any]:
@@ -211,11 +221,12 @@ class GenerationRequest:
         guidance = config.guidance if self.guidance is None else self.guidance
         if not isinstance(guidance, str | GuidanceTable):
             guidance = GuidanceTable.from_rows(guidance)
-        guidance_table(config, self.mode, guidance, **self.guidance_options())
+        table = guidance_table(config, self.mode, guidance, **self.guidance_options())
         numbers = {}
         if isinstance(guidance, str):
             numbers = guidance_numbers(config, guidance, self.guidance_options())
-        return {"guidance": guidance, **numbers}
+        reuse = None if self.guidance_reuse is None else GuidanceReuse.parse(self.guidance_reuse).checked(table)
+        return {"guidance": guidance, "guidance_reuse": reuse, **numbers}
 
 
 def _first(*values: Any) -> Any:

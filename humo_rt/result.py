@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from humo_rt.runtime.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +18,9 @@ class GenerationResult:
 
     frames: (F, H, W, 3) uint8 RGB. audio: (S, channels) float32 at ``sample_rate``, the
     sound as given, cut or padded with silence to the length of the video; or None.
-    timings: seconds per stage. output: the file written, if any. settings: everything that decides the video,
-    JSON-ready; those that ``GenerateOptions`` names, given to ``generate``, make the video again on the same machine.
+    timings: seconds per stage; a GPU may finish a stage during the next one. trace: the same, each stage waited for,
+    with steps and memory; only when asked for. output: the file written, if any. settings: everything that decides the
+    video, JSON-ready; those that ``GenerateOptions`` names, given to ``generate``, make it again on the same machine.
     """
 
     frames: np.ndarray
@@ -27,6 +31,7 @@ class GenerationResult:
     timings: dict[str, float]
     settings: dict[str, Any]
     output: Path | None = None
+    trace: Trace | None = None
 
     @property
     def duration(self) -> float:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from humo_rt.batch import Outcome
+    from humo_rt.runtime.trace import Trace
 
 FAILED, BAD_INPUT, STOPPED, TERMINATED = 1, 2, 130, 143
 
@@ -97,6 +98,18 @@ def show_outcomes(outcomes: Sequence[Outcome]) -> None:
     target = console(sys.stdout)
     target.print(table)
     target.print(f"{len(outcomes) - failed} of {len(outcomes)} cases done, {failed} failed")
+
+
+def show_trace(trace: Trace) -> None:
+    """A table of a generation's times and memory on standard output."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for row in trace.rows():
+        table.add_row(*row)
+    console(sys.stdout).print(table)
 
 
 def _message(error: Exception) -> str:

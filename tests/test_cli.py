@@ -75,6 +75,15 @@ class TestGenerate:
         assert len(read_video("out.mp4")[0]) == 5
         assert names(folder) == ["face.png", "out.mp4", "sheet.png", "speech.wav"]
 
+    def test_a_trace_is_printed(self, folder):
+        result = run("generate", "--prompt", "A man speaks.", "--trace", *QUICK)
+        assert result.exit_code == 0, result.output
+        shown = dict(line.rsplit("  ", 1) for line in result.stdout.splitlines()[1:])
+        names = [name.strip() for name in shown]
+        assert names[:2] == ["text", "image"]
+        assert names[-5:] == ["total", "step p50", "step p90", "branch", "peak memory"]
+        assert all(value.strip().endswith((" s", " GiB")) for value in shown.values())
+
     def test_every_option_reaches_the_pipeline(self, folder, monkeypatch):
         calls = {}
 
@@ -92,7 +101,7 @@ class TestGenerate:
             "generate", "--prompt", "x", "--preset", "humo-17b", "--weights", "random", "--height", 64, "--width", 32,
             "--num-frames", 9, "--steps", 7, "--seed", 5, "--guidance", "humo-17b", "--guidance-scale", 2,
             "--audio-guidance-scale", 3, "--guidance-switch", 900, "--flow-shift", 4, "--negative-prompt", "fog",
-            "--sampler", "euler", "--branch-batch-size", 1,
+            "--sampler", "euler", "--branch-batch-size", 1, "--guidance-reuse", "0=2",
             "--device", "cpu", "--dtype", "float32", "-o", "v.mp4",
         )  # fmt: skip
         assert line == "error: seen enough"
@@ -100,7 +109,7 @@ class TestGenerate:
         expected = {
             "height": 64, "width": 32, "num_frames": 9, "num_inference_steps": 7, "seed": 5, "guidance": "humo-17b",
             "guidance_scale": 2.0, "audio_guidance_scale": 3.0, "guidance_switch_timestep": 900.0, "flow_shift": 4.0,
-            "sampler": "euler", "branch_batch_size": 1, "negative_prompt": "fog",
+            "sampler": "euler", "branch_batch_size": 1, "guidance_reuse": "0=2", "negative_prompt": "fog",
             "output": Path("v.mp4"), "prompt": "x", "image": None, "audio": None,
         }  # fmt: skip
         assert {name: calls[name] for name in expected} == expected
@@ -231,6 +240,9 @@ class TestCases:
     )
     def test_options_that_belong_into_the_file(self, folder, option, value):
         assert f"{option} cannot be combined" in refused("generate", "--cases", "cases.json", option, value)
+
+    def test_a_batch_has_no_trace(self, folder):
+        assert "--trace cannot be combined" in refused("generate", "--cases", "cases.json", "--trace")
 
 
 class TestStopping:

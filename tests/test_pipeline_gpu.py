@@ -53,6 +53,7 @@ def test_float32_is_the_cpus_video(layout: str) -> None:
     for there, here in ((on_gpu.dit, tiny.dit), (on_gpu.vae, tiny.vae), (on_gpu.text.encoder, tiny.text.encoder)):
         there.load_state_dict(here.state_dict())
     on_gpu.audio.encoder.load_state_dict(tiny.audio.encoder.state_dict())
+    on_gpu.clear_caches()
     videos = [
         pipeline.generate(PROMPT, num_frames=5, generator=torch.Generator().manual_seed(3), **given("TIA")).frames
         for pipeline in (tiny, on_gpu)

@@ -6,6 +6,7 @@ T latent frames.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,13 @@ def apply_rope(x_BHQK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Projections and norms shared by all three; ``context_dim`` is the width keys and values are made from."""
+    """Projections and norms shared by all three; ``context_dim`` is the width keys and values are made from.
+
+    ``attention_function`` computes softmax(q k^T / sqrt(K)) v: (B, H, Q, K) from that and two (B, H, S, K). Whoever
+    places the model on a device may set a faster one on an instance.
+    """
+
+    attention_function: Callable[[Tensor, Tensor, Tensor], Tensor] = staticmethod(F.scaled_dot_product_attention)
 
     def __init__(self, dim: int, num_heads: int, eps: float, context_dim: int | None = None) -> None:
         super().__init__()
@@ -62,7 +69,7 @@ class Attention(nn.Module):
         return KeyValue(keys, self.split_heads(self.v(context_BSC)))
 
     def attend(self, q_BHQK: Tensor, kv: KeyValue) -> Tensor:
-        out = F.scaled_dot_product_attention(q_BHQK, kv.k, kv.v)
+        out = self.attention_function(q_BHQK, kv.k, kv.v)
         return self.o(out.transpose(-3, -2).flatten(-2))
 
 

@@ -8,15 +8,19 @@ from contextlib import contextmanager
 
 import torch
 
+from humo_rt.runtime.trace import named_range
+
 
 class StageClock:
     """Seconds spent per named stage; a stage entered several times adds up.
 
-    On a GPU every stage begins and ends with a synchronisation, so that its time is its own.
+    A GPU may still be at work on a stage when the host has left it; with ``synchronised`` the host waits before and
+    after each one, so that its time is its own.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, synchronised: bool = False) -> None:
         self._device = device
+        self._waits = synchronised and device.type == "cuda"
         self._begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
 
@@ -24,7 +28,8 @@ class StageClock:
     def stage(self, name: str) -> Iterator[None]:
         begin = self._now()
         try:
-            yield
+            with named_range(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + self._now() - begin
 
@@ -33,6 +38,6 @@ class StageClock:
         return {**self.seconds, "total": self._now() - self._begin}
 
     def _now(self) -> float:
-        if self._device.type == "cuda":
+        if self._waits:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()

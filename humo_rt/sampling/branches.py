@@ -6,9 +6,10 @@ latent frames, H W latent size, L text tokens, E text width, A audio width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,7 @@ class GuidedModel:
         # By rows and not by names: branches that differ in the image alone share their context.
         self._contexts: dict[tuple[tuple[int, ...], tuple[int, ...]], Context] = {}
         self._channel_conditions: dict[bool, Tensor] = {}
+        self._constants: dict[tuple[str, ...], dict[str, Any]] = {}
 
     @cached_property
     def _projected(self) -> Context:
@@ -81,27 +83,42 @@ class GuidedModel:
             audios = torch.cat([heard, null])
         return self.model.project_context([text.to(self.device) for text in texts], audios)
 
+    def prepare(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Compute now what the weights ``rows`` will ask for and no step changes, which waits for the device."""
+        for weights in rows:
+            for group in self._groups(weights):
+                self._constant_inputs(group)
+
     def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
         """The weighted sum of the branches' velocities, float32, shaped like ``x_NCTHW``."""
-        names = tuple(weights)
-        size = self.branch_batch_size or len(names)
         total = torch.zeros_like(x_NCTHW, dtype=torch.float32)
-        for start in range(0, len(names), size):
-            group = names[start : start + size]
+        for group in self._groups(weights):
             branches = self._forward(x_NCTHW, timestep, group).unflatten(0, (len(group), -1))
             for name, branch in zip(group, branches, strict=True):
                 total.add_(branch, alpha=weights[name])
         return total
 
+    def _groups(self, weights: Mapping[str, float]) -> list[tuple[str, ...]]:
+        """The branches that share a forward."""
+        names = tuple(weights)
+        size = self.branch_batch_size or len(names)
+        return [names[start : start + size] for start in range(0, len(names), size)]
+
     def _forward(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> Tensor:
         inputs = torch.cat([self._latent_input(x_NCTHW, "I" in name) for name in names])
-        condition = None
-        if self.model.config.image_injection == "channels":
-            condition = torch.cat([self._channel_condition("I" in name) for name in names])
         timesteps = torch.full((inputs.shape[0],), timestep, device=self.device)
-        mask = self.conditions.face_mask
-        faces = {} if mask is None else {"face_mask": mask.to(self.device).repeat(len(names), 1, 1, 1)}
-        return self.model(inputs, timesteps, context=self._context(names), condition=condition, **faces)
+        return self.model(inputs, timesteps, **self._constant_inputs(names))
+
+    def _constant_inputs(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """What the model is given beside latents and timestep: the same at every step."""
+        if names not in self._constants:
+            inputs: dict[str, Any] = {"context": self._context(names), "condition": None}
+            if self.model.config.image_injection == "channels":
+                inputs["condition"] = torch.cat([self._channel_condition("I" in name) for name in names])
+            if self.conditions.face_mask is not None:
+                inputs["face_mask"] = self.conditions.face_mask.to(self.device).repeat(len(names), 1, 1, 1)
+            self._constants[names] = inputs
+        return self._constants[names]
 
     def _context(self, names: tuple[str, ...]) -> Context:
         texts, audios = self._context_rows(names)

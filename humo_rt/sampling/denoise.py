@@ -6,6 +6,7 @@ Shape legend: N videos, C 16 latent channels, T latent frames with the reference
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,9 +15,17 @@ from torch import Tensor
 from humo_rt.model.dit import HumoDiT
 from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.guidance import GuidanceTable
-from humo_rt.sampling.schedule import model_timesteps
+from humo_rt.sampling.reuse import GuidanceReuse, ReusingModel
+from humo_rt.sampling.schedule import advance, model_timesteps
 
 OnStep = Callable[[int, int, Tensor], Tensor]
+AroundStep = Callable[[int, int], AbstractContextManager[Any]]
+
+_NOTHING = nullcontext()
+
+
+def _unobserved(index: int, branches: int) -> AbstractContextManager[Any]:
+    return _NOTHING
 
 
 @torch.no_grad()
@@ -28,21 +37,34 @@ def denoise(
     guidance: GuidanceTable,
     scheduler: Any,
     branch_batch_size: int | None = None,
+    reuse: GuidanceReuse | None = None,
     on_step: OnStep | None = None,
+    around_step: AroundStep = _unobserved,
 ) -> Tensor:
     """Run every step of ``scheduler`` and return the clean video latents (N, 16, T - slots, H, W) in float32.
 
     ``noise_NCTHW`` is float32 noise over all frames, reference slots included: the sampler advances those too, the
     result leaves them out. ``on_step(index, timestep, latents)`` is called after each step and returns the latents to
-    go on with.
+    go on with. ``reuse`` computes some branches less often, which changes the result. ``around_step(index, branches)``
+    gives a context manager that is entered for the step alone, to measure it. No step waits for the device; with
+    ``reuse`` one does when branches run together for the first time.
     """
-    guided = GuidedModel(model, conditions, noise_NCTHW, branch_batch_size=branch_batch_size)
+    options = {"branch_batch_size": branch_batch_size}
+    if reuse is None:
+        guided = GuidedModel(model, conditions, noise_NCTHW, **options)
+    else:
+        guided = ReusingModel(model, conditions, noise_NCTHW, reuse=reuse, **options)
     table = guidance.restricted_to(conditions.mode)
+    timesteps = model_timesteps(scheduler)
+    weights = [table.at(timestep) for timestep in timesteps]
+    if reuse is None:  # otherwise the steps show which branches run together
+        guided.prepare(weights)
     scheduler.set_begin_index(0)
     latents = noise_NCTHW.float()
-    for index, (t, timestep) in enumerate(zip(scheduler.timesteps, model_timesteps(scheduler), strict=True)):
-        velocity = guided.velocity(latents, timestep, table.at(timestep))
-        latents = scheduler.step(velocity, t, latents, return_dict=False)[0]
+    for index, (t, timestep) in enumerate(zip(scheduler.timesteps, timesteps, strict=True)):
+        with around_step(index, len(weights[index])):
+            velocity = guided.velocity(latents, timestep, weights[index])
+            latents = advance(scheduler, velocity, t, latents)
         if on_step is not None:
             latents = on_step(index, timestep, latents)
     return latents[:, :, : latents.shape[2] - conditions.num_slots]

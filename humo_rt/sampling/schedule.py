@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 NUM_TRAIN_TIMESTEPS = 1000
 SAMPLERS = ("unipc", "euler")
@@ -40,9 +42,26 @@ def make_scheduler(
     else:
         raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     scheduler.set_timesteps(sigmas=sigmas, device=device)
+    # diffusers leaves UniPC's on the host and copies a few of them at every step, which waits for the device.
+    scheduler.sigmas = scheduler.sigmas.to(device)
     return scheduler
+
+
+def advance(scheduler: Any, velocity: Tensor, t: Tensor, latents: Tensor) -> Tensor:
+    """Latents after the step of ``scheduler`` at timestep ``t``. Waits for no device."""
+    with _UncheckedSolve():
+        return scheduler.step(velocity, t, latents, return_dict=False)[0]
 
 
 def model_timesteps(scheduler: Any) -> list[int]:
     """The timesteps as the network sees them: truncated to integers, read back once before the loop."""
     return torch.as_tensor(scheduler.timesteps).cpu().to(torch.int64).tolist()
+
+
+class _UncheckedSolve(TorchFunctionMode):
+    """``torch.linalg.solve`` reads back whether the matrix is singular; UniPC's, of distinct noise levels, never is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is torch.linalg.solve:
+            return torch.linalg.solve_ex(*args, **(kwargs or {})).result
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,134 @@
+"""Guidance whose branches are not all computed at every step. Lossy, off by default.
+
+Guided velocity is the velocity of the branch that sees most, the anchor, plus weighted differences of the others from
+it. The differences move slowly from step to step, and each condition's at its own pace, so each branch may be computed
+on a schedule of its own and stand for its difference until then. The anchor runs at every step.
+
+Knows which branch is due and how differences are kept; what a branch computes is ``branches``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from humo_rt.sampling.branches import GuidedModel
+from humo_rt.sampling.guidance import MAX_TIMESTEP, NO_CONDITION, GuidanceTable, branch_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceReuse:
+    """How long a branch's difference from the anchor is used.
+
+    Args:
+        every: compute a branch at every n-th step, one number for all or one for each named branch; a branch not named
+            is computed at every step, and so is the anchor, whatever is said of it.
+        below: reuse at timesteps up to this one only (0..1000, 1000 is noise); above it every branch is computed.
+
+    ``ValueError`` for anything that is not a whole number of steps >= 1, a branch or a timestep.
+    """
+
+    every: int | Mapping[str, int] = field(default_factory=dict)
+    below: float = MAX_TIMESTEP
+
+    def __post_init__(self) -> None:
+        periods = self.every if isinstance(self.every, Mapping) else {NO_CONDITION: self.every}
+        for name, period in periods.items():
+            if branch_name(name) != name:
+                raise ValueError(f"branch {name!r} is not in canonical order: write {branch_name(name)!r}")
+            if isinstance(period, bool) or not isinstance(period, int) or period < 1:
+                raise ValueError(f"branch {name!r} is to be computed at every {period!r}-th step: give 1, 2, 3, ...")
+        if not 0 <= self.below <= MAX_TIMESTEP:
+            raise ValueError(f"guidance is to be reused below timestep {self.below}: use 0..1000, 1000 is noise")
+
+    @classmethod
+    def parse(cls, value: int | str | Mapping[str, Any] | GuidanceReuse) -> GuidanceReuse:
+        """From one number for all branches, a mapping of branches to numbers, or what ``to_json`` gave.
+
+        Also from text: ``2`` or ``TA=2,0=4,below=900``.
+        """
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return cls._from_text(value)
+        if isinstance(value, Mapping) and "every" in value:
+            return cls(every=value["every"], below=value.get("below", MAX_TIMESTEP))
+        return cls(every=value)
+
+    @classmethod
+    def _from_text(cls, text: str) -> GuidanceReuse:
+        try:
+            if "=" not in text:
+                return cls(every=int(text))
+            pairs = dict(part.split("=") for part in text.split(","))
+            below = float(pairs.pop("below", MAX_TIMESTEP))
+            periods = {name: int(period) for name, period in pairs.items()}
+        except ValueError:
+            raise ValueError(f"guidance reuse {text!r} is neither like 2 nor like TA=2,0=4,below=900") from None
+        return cls(every=periods, below=below)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain numbers and dictionaries, which ``parse`` takes back."""
+        return {"every": dict(self.every) if isinstance(self.every, Mapping) else self.every, "below": self.below}
+
+    def checked(self, table: GuidanceTable) -> GuidanceReuse:
+        """Itself; ``ValueError`` when it names a branch that ``table`` does not have."""
+        known = {name for row in table.rows for name in row.weights}
+        unknown = sorted(set(self.every) - known) if isinstance(self.every, Mapping) else []
+        if unknown:
+            raise ValueError(f"branch {unknown[0]!r} is not part of this guidance: it has {', '.join(sorted(known))}")
+        return self
+
+    def is_due(self, branch: str, *, age: int, timestep: float) -> bool:
+        """Whether a branch last computed ``age`` steps ago is computed at ``timestep``."""
+        period = self.every.get(branch, 1) if isinstance(self.every, Mapping) else self.every
+        return timestep > self.below or age >= period
+
+
+class ReusingModel(GuidedModel):
+    """A guided model that keeps differences of branches from the anchor. Serves one run through the timesteps.
+
+    ``forwards`` counts the branches computed so far.
+    """
+
+    def __init__(self, *args: Any, reuse: GuidanceReuse, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.reuse = reuse
+        self.forwards = 0
+        self._step = 0
+        self._anchor: str | None = None
+        self._computed_at: dict[str, int] = {}
+        self._differences: dict[str, Tensor] = {}
+
+    def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
+        """The weighted sum of the branches' velocities, some of them as they were, float32."""
+        anchor = max(weights, key=lambda name: len(name.replace(NO_CONDITION, "")))
+        if anchor != self._anchor:  # differences from another branch say nothing about this one
+            self._anchor = anchor
+            self._computed_at.clear()
+        due = [name for name in weights if name != anchor and self._is_due(name, timestep)]
+        found = self._branches(x_NCTHW, timestep, (anchor, *due))
+        total = found[anchor].float().clone()
+        for name in due:
+            self._differences[name] = found[name] - found[anchor]
+            self._computed_at[name] = self._step
+        for name, weight in weights.items():
+            if name != anchor:
+                total.add_(self._differences[name], alpha=weight)
+        self._step += 1
+        return total
+
+    def _is_due(self, name: str, timestep: int) -> bool:
+        if name not in self._computed_at:
+            return True
+        return self.reuse.is_due(name, age=self._step - self._computed_at[name], timestep=timestep)
+
+    def _branches(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> dict[str, Tensor]:
+        self.forwards += len(names)
+        groups = self._groups(dict.fromkeys(names, 1.0))
+        velocities = torch.cat([self._forward(x_NCTHW, timestep, group) for group in groups])
+        return dict(zip(names, velocities.unflatten(0, (len(names), -1)), strict=True))
