@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from humo_rt.config import ModelConfig
+from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.weights.components import Components, load_components
 from training.evaluation import protocol, report
 from training.evaluation.generation import DEFAULT_SCALES, BatchGenerator, Scales
@@ -68,7 +69,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     clips = _clips(options, config, split, device)
     logger.info("model, judges and %d %s clips ready in %.1f s", len(clips), split, time.perf_counter() - start)
     steps = options.steps or config.num_inference_steps
-    generator = BatchGenerator(components, steps=steps, seed=options.seed, batch_size=options.batch)
+    reuse = None if options.guidance_reuse is None else GuidanceReuse.parse(options.guidance_reuse)
+    generator = BatchGenerator(components, steps=steps, seed=options.seed, batch_size=options.batch, reuse=reuse)
     settings = {
         "model": config.name,
         "weights": str(options.weights or config.name),
@@ -80,6 +82,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "steps": steps,
         "seed": options.seed,
         "scales": _scales_used(options.scales, config),
+        "guidance_reuse": reuse and reuse.to_json(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
     if options.sweep:
@@ -232,6 +235,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--split", choices=("test", "dev"), help="default: test; dev for a sweep")
     add("--steps", type=int, help="denoising steps (default: the preset's)")
     add("--scales", type=_triple, default=DEFAULT_SCALES, help="text,audio,image guidance (default: the preset's)")
+    add(
+        "--guidance-reuse", help="compute guidance branches at every n-th step: 2, or TA=2,0=4 (default: at every step)"
+    )
     add("--sweep", type=_triple, nargs="+", help="try several text,audio,image triples on the dev clips")
     add("--real", type=Path, nargs="*", default=shipped, help="recordings for real speech; none after --real skips it")
     add("--height", type=int, help="pixels (default: the preset's)")

@@ -10,6 +10,7 @@
 # Seconds per run, for machines lent by the minute (empty: the recipe's own number of steps):
 #   TEXT_S AUDIO_S VIDEO_S BASE_S STAGE1_S STAGE2_S JUDGES_S ABLATION_S
 # Devices: DEVICE (default cuda:0) for the main chain, SECOND (default DEVICE) for what runs beside it.
+# BASE_INIT: weights that the base run goes on from, such as the shipped DiT (default: from nothing).
 # FLAGS is added to every run: a dry run on a CPU gives small numbers there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,7 +44,7 @@ encoders() {
 }
 
 dit() {
-  train nano-base "$DEVICE" "${BASE_S:-}" ${DIT_FLAGS:-}
+  train nano-base "$DEVICE" "${BASE_S:-}" ${BASE_INIT:+--init "$BASE_INIT"} ${DIT_FLAGS:-}
   train nano-stage1 "$DEVICE" "${STAGE1_S:-}" --init runs/nano-base ${DIT_FLAGS:-}
   train nano-stage2 "$DEVICE" "${STAGE2_S:-}" --init runs/nano-stage1 ${DIT_FLAGS:-}
   ship nano-stage2 dit.safetensors
@@ -69,5 +70,5 @@ ablations() {
 
 case ${1:-} in
   encoders | dit | judges | evaluate | ablations) "$1" ;;
-  *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

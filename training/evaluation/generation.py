@@ -23,6 +23,7 @@ from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE
 from humo_rt.sampling.branches import Conditions
 from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import guidance_table
+from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.sampling.schedule import make_scheduler
 from training.losses import add_noise, mask_iou
 from training.task import derive_seed
@@ -77,13 +78,21 @@ Generator = Callable[[Order], Tensor]
 class BatchGenerator:
     """Turns orders into videos, ``batch_size`` clips at a time."""
 
-    def __init__(self, components: Components, *, steps: int, seed: int = 0, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        components: Components,
+        *,
+        steps: int,
+        seed: int = 0,
+        batch_size: int = 32,
+        reuse: GuidanceReuse | None = None,
+    ) -> None:
         self.config = components.config
         self.dit, self.vae = components.dit, components.vae
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
         self.device = next(self.dit.parameters()).device
-        self.steps, self.seed, self.batch_size = steps, seed, batch_size
+        self.steps, self.seed, self.batch_size, self.reuse = steps, seed, batch_size, reuse
 
     @torch.no_grad()
     def __call__(self, order: Order) -> Tensor:
@@ -126,6 +135,7 @@ class BatchGenerator:
             self._noise(order, conditions.num_slots, start),
             guidance=guidance_table(self.config, conditions.mode, **scales),
             scheduler=make_scheduler(self.steps, self.config.flow_shift, device=self.device),
+            reuse=self.reuse,
         )
         return self._decode(latents)
 
