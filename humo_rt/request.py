@@ -285,4 +285,6 @@ def _describe(source: Any) -> str:
     if isinstance(source, tuple):
         return f"<samples {tuple(source[0].shape)} at {source[1]} Hz>"
     shape = getattr(source, "shape", None) or (source.height, source.width)
+    if len(shape) == 3 and shape[-1] not in (1, 3, 4):
+        return f"<{shape[0]} masks of {shape[2]}x{shape[1]}>"
     return f"<image of {shape[1]}x{shape[0]}>"

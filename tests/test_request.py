@@ -153,6 +153,8 @@ def test_settings_describe_arrays_and_tables():
     settings = json.loads(json.dumps(given.settings()))
     assert settings["image"] == ["<image of 30x20>"] * 2
     assert settings["audio"] == "<samples (16000,) at 16000 Hz>"
+    masks = request(audio=speech(RATE), num_frames=5, face_masks=np.ones((5, 480, 832), dtype=bool))
+    assert masks.settings()["face_masks"] == "<5 masks of 832x480>"
     assert settings["guidance"][0] == {"above": 500.0, "weights": {"TIA": 2.0, "TA": -1.0}}
     assert request(guidance=settings["guidance"]).validated(NANO).guidance == table
 

@@ -48,6 +48,8 @@ class OnnxDiT(GraphDiT):
         require("onnx", "onnxruntime")
         path = Path(path)
         device = torch.device(device or next(dit.parameters()).device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         spec = read_graph(path).spec
         return cls(dit, spec, _open(path, device), device, str(path))
 
@@ -59,7 +61,7 @@ class OnnxDiT(GraphDiT):
         }
         io = self._session.io_binding()
         for name, tensor in inputs.items():
-            if tensor.device.type != self._device.type:
+            if tensor.device != self._device:
                 raise ValueError(f"{name} is on {tensor.device}, {self.source} runs on {self._device}: move it")
             io.bind_input(name, *_placed(tensor))
         for name, tensor in outputs.items():
@@ -87,7 +89,7 @@ def _open(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    place = {"device_id": device.index or 0} if device.type == "cuda" else {}
+    place = {"device_id": device.index} if device.type == "cuda" else {}
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
     except Exception as error:
