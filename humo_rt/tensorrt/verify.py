@@ -87,8 +87,8 @@ def compare(graph: GraphDiT, dit: HumoDiT, sizes: Sequence[Size], *, capture: bo
     """Every size with every optional part of the graph.
 
     ``capture``: also try a CUDA graph of the call, which ONNX Runtime sessions do not support.
-    ``dit``: the weights that the graph was exported from, in its precision, on the device that the graph runs on. A copy
-    in float32 is made beside it.
+    ``dit``: the weights that the graph was exported from, in its precision, on the device that the graph runs on. A
+    copy in float32 is made beside it.
     """
     truth_dit = copy.deepcopy(dit).float()
     for size in sizes:
