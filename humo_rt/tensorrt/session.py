@@ -6,7 +6,8 @@ CUDA providers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +70,8 @@ class OnnxDiT(GraphDiT):
         # ONNX Runtime has a stream of its own and returns when it is done.
         if self._device.type == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
-        try:
+        with _errors_in_a_line(f"run {self.source} for {size}"):
             self._session.run_with_iobinding(io)
-        except Exception as error:
-            if type(error).__module__.startswith("onnxruntime"):
-                raise RuntimeError(f"ONNX Runtime cannot run {self.source} for {size}: {_first_line(error)}") from error
-            raise
         return outputs
 
 
@@ -90,12 +87,19 @@ def _open(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     place = {"device_id": device.index} if device.type == "cuda" else {}
-    try:
+    with _errors_in_a_line(f"load {path}"):
         return onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
+
+
+@contextmanager
+def _errors_in_a_line(doing: str) -> Iterator[None]:
+    """ONNX Runtime's errors as ``RuntimeError`` with their first line; its classes share no base of their own."""
+    try:
+        yield
     except Exception as error:
-        if type(error).__module__.startswith("onnxruntime"):
-            raise RuntimeError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-        raise
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise RuntimeError(f"ONNX Runtime cannot {doing}: {str(error).strip().splitlines()[0]}") from error
 
 
 def _placed(tensor: Tensor) -> tuple[Any, ...]:
@@ -109,7 +113,3 @@ def _placed(tensor: Tensor) -> tuple[Any, ...]:
     }
     place = tensor.device
     return place.type, place.index or 0, types[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
