@@ -2,16 +2,16 @@
 # Train the nano model from nothing, part by part. Run the parts in this order; each can be stopped and run again.
 #
 #   training/nano.sh encoders     text, audio and video networks, side by side      -> humo_rt/assets/nano
-#   training/nano.sh dit          base, stage 1, stage 2                            -> humo_rt/assets/nano/dit.safetensors
+#   training/nano.sh dit          base on short and on full clips, stage 1, stage 2 -> humo_rt/assets/nano
 #   training/nano.sh judges       the networks that score videos                    -> runs/nano-judges
 #   training/nano.sh evaluate     scores on held-out people, voices and sentences   -> runs/scores
 #   training/nano.sh ablations    without focus-by-predicting; single stage         -> runs/scores
 #
 # Seconds per run, for machines lent by the minute (empty: the recipe's own number of steps):
-#   TEXT_S AUDIO_S VIDEO_S BASE_S STAGE1_S STAGE2_S JUDGES_S ABLATION_S
+#   TEXT_S AUDIO_S VIDEO_S SHORT_S BASE_S STAGE1_S STAGE2_S JUDGES_S ABLATION_S
 # Devices: DEVICE (default cuda:0) for the main chain, SECOND (default DEVICE) for what runs beside it.
-# BASE_INIT: weights that the base run goes on from, such as the shipped DiT (default: from nothing).
-# FLAGS is added to every run: a dry run on a CPU gives small numbers there.
+# FLAGS is added to every run, SHORT_FLAGS to the base on short clips, DIT_FLAGS to all other runs of the DiT: a dry run
+# on a CPU gives small numbers there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -44,7 +44,8 @@ encoders() {
 }
 
 dit() {
-  train nano-base "$DEVICE" "${BASE_S:-}" ${BASE_INIT:+--init "$BASE_INIT"} ${DIT_FLAGS:-}
+  train nano-base-short "$DEVICE" "${SHORT_S:-}" ${SHORT_FLAGS:-}
+  train nano-base "$DEVICE" "${BASE_S:-}" --init runs/nano-base-short ${DIT_FLAGS:-}
   train nano-stage1 "$DEVICE" "${STAGE1_S:-}" --init runs/nano-base ${DIT_FLAGS:-}
   train nano-stage2 "$DEVICE" "${STAGE2_S:-}" --init runs/nano-stage1 ${DIT_FLAGS:-}
   ship nano-stage2 dit.safetensors

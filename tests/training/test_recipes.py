@@ -14,7 +14,8 @@ from training.train import configured, main, make_task
 
 SIZES = {"nano": None, "humo-1.7b": 1_741_569_088, "humo-17b": 17_055_925_312}
 STAGES = {size: [f"{size}-base", f"{size}-stage1", f"{size}-stage2"] for size in SIZES}
-DIT_RECIPES = [name for names in STAGES.values() for name in names] + ["nano-stage2-no-focus", "nano-single-stage"]
+NANO_ALONE = ["nano-base-short", "nano-stage2-no-focus", "nano-single-stage"]
+DIT_RECIPES = [name for names in STAGES.values() for name in names] + NANO_ALONE
 
 # One parameter of every part of the network.
 PARTS = {
@@ -33,6 +34,7 @@ TRAINED = {
     "base": set(PARTS) - {"audio attention", "audio projection", "mask predictor"},
     "stage1": {"self-attention"},
     "stage2": {"self-attention", "audio attention", "audio projection", "mask predictor"},
+    "nano-base-short": set(PARTS) - {"audio attention", "audio projection", "mask predictor"},
     "nano-stage2-no-focus": {"self-attention", "audio attention", "audio projection"},
     "nano-single-stage": {"self-attention", "audio attention", "audio projection", "mask predictor"},
 }
