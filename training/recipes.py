@@ -28,7 +28,7 @@ STAGE_STEPS = 40_000
 NATURAL_SHARE = 0.2
 # The mouth is one latent cell in fifty: unweighted, a small model spends its capacity on shirts.
 MOUTH_EMPHASIS = 2.0
-NANO_SOURCE = ProceduralSource(natural_share=NATURAL_SHARE, speech_cache="runs/speech")
+NANO_SOURCE = ProceduralSource(clips=10_000, utterances=5_000, natural_share=NATURAL_SHARE, speech_cache="runs/speech")
 # Without a reference the caption alone must say who it is; beside one it hardly matters.
 NANO_BASE_ANONYMOUS = 0.1
 
