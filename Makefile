@@ -22,7 +22,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 
 demo: $(VENV)/installed
 	$(BIN)/humo-rt generate --preset nano --seed 0 \
-		--prompt "A man with curly black hair and a moustache talks to the camera. He wears a blue shirt in front of a red wall." \
+		--prompt "A man with curly black hair and a moustache talks to the camera. He wears a blue shirt." \
 		--image $(SAMPLES)/portrait.png --audio $(SAMPLES)/librivox_0930.wav --output demo.mp4 --contact-sheet demo.png
 
 test: $(VENV)/installed

@@ -58,6 +58,7 @@ def join(device: str | None = None) -> World:
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise RunError(f"device {device} was asked for but this machine shows no CUDA GPU: use --device cpu")
+        chosen = torch.device("cuda", chosen.index or 0)  # torch 2.11 sets no device without an index
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():
         dist.init_process_group(

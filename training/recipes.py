@@ -53,7 +53,7 @@ def _nano(name: str, about: str, *, steps: int, starts_from: str | None = None, 
         "model": NANO,
         "weights": str(NANO_ASSETS),
         "source": NANO_SOURCE,
-        "drop": ConditionDrop(image=0.3, image_and_audio=0.1, everything=0.03),
+        "drop": ConditionDrop(everything=0.03),
         "pool_cache": "runs/nano-pool.safetensors",
         "encode": EncodeConfig(workers=4),
         "timestep_shift": 2.0,
@@ -85,7 +85,7 @@ def nano_base_short() -> Recipe:
     return _nano(
         "nano-base-short",
         "text to video on clips of 9 frames, from scratch",
-        steps=6_000,
+        steps=5_000,
         stage="base",
         batch_size=256,
         num_frames=9,
@@ -100,14 +100,14 @@ def nano_base_short() -> Recipe:
 def nano_base() -> Recipe:
     about = "text to video at full length"
     return _nano(
-        "nano-base", about, steps=2_000, starts_from="nano-base-short", stage="base", anonymous=NANO_BASE_ANONYMOUS
+        "nano-base", about, steps=1_500, starts_from="nano-base-short", stage="base", anonymous=NANO_BASE_ANONYMOUS
     )
 
 
 @_register("nano-stage1")
 def nano_stage1() -> Recipe:
     about = "subject preservation: references at the end, self-attention only"
-    return _nano("nano-stage1", about, steps=2_000, starts_from="nano-base", stage="subject")
+    return _nano("nano-stage1", about, steps=3_000, starts_from="nano-base", stage="subject")
 
 
 @_register("nano-stage2")
@@ -116,7 +116,7 @@ def nano_stage2() -> Recipe:
     return _nano(
         "nano-stage2",
         about,
-        steps=4_000,
+        steps=3_000,
         starts_from="nano-stage1",
         stage="sync",
         mouth_emphasis=MOUTH_EMPHASIS,
