@@ -77,7 +77,7 @@ class HuMoSetSource:
 class HuMoSet:
     """A ``ClipSource`` over a folder in HuMoSet's layout. Opening it reads every sample that ``index`` does not know.
 
-    ``ValueError`` for a folder, table or size that does not fit, or when no sample is left; ``RuntimeError`` when faces
+    ``ValueError`` for a folder, table or size that does not fit, or when no sample is left; ``RunError`` when faces
     must be found and the detector is not installed. ``rejected`` holds (name, problem) of what was skipped.
     """
 
