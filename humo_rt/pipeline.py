@@ -53,6 +53,7 @@ class Pipeline:
         self.dit = components.dit
         self.vae = components.vae
         self.shipped_grey = components.zero_vae
+        self.weights = components.weights
         weight = self.dit.blocks[0].ffn[0].weight
         self.device, self.dtype = weight.device, weight.dtype
         self.dit_engine = dit_engine
@@ -191,6 +192,7 @@ class Pipeline:
         return {
             **request.settings(),
             "model": self.config.name,
+            "weights": self.weights,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "noise_device": (request.generator or self).device.type,
