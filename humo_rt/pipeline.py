@@ -53,7 +53,6 @@ class Pipeline:
         self.dit = components.dit
         self.vae = components.vae
         self.shipped_grey = components.zero_vae
-        self.weights = components.weights
         weight = self.dit.blocks[0].ffn[0].weight
         self.device, self.dtype = weight.device, weight.dtype
         self.dit_engine = dit_engine
@@ -68,6 +67,7 @@ class Pipeline:
             self.dit = open_dit(dit_engine, components.dit)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
+        self.weights = components.weights
         self._encodings = EncodingCache()
 
     @classmethod

@@ -24,11 +24,6 @@ def test_judges_that_are_not_there_are_named(tmp_path: Path, capsys) -> None:
     assert "train the recipe nano-judges" in capsys.readouterr().err.replace("\n", " ")
 
 
-def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path, capsys) -> None:
-    assert evaluate.main(["--device", "cpu", "--json", str(tmp_path / "absent" / "scores.json")]) == 2
-    assert "create it first" in capsys.readouterr().err.replace("\n", " ")
-
-
 def test_scales_are_three_numbers(capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--scales", "2,3"])
@@ -43,6 +38,11 @@ def test_earlier_scores_are_compared(tmp_path: Path, capsys) -> None:
     paths = [str(tmp_path / f"{name}.json") for name in ("full", "single")]
     assert evaluate.main(["--compare", *paths]) == 0
     assert "| mouth correlation, TIA | 0.700 | 0.700 | >= 0.75 |" in capsys.readouterr().out
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path, capsys) -> None:
+    assert evaluate.main(["--device", "cpu", "--json", str(tmp_path / "absent" / "scores.json")]) == 2
+    assert "create it first" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from training.data.humoset.faces import require_detector
+from tests.training.data.humoset_files import Folder, clock_frames
+from training.data.humoset import HuMoSet
 from training.data.humoset.table import TABLE, Columns, read_rows
 from training.data.procedural.espeak import Espeak
 from training.data.procedural.natural import Natural
@@ -34,7 +35,10 @@ def test_the_table_of_captions(absent, tmp_path):
         read_rows(tmp_path, Columns())
 
 
-def test_the_face_detector(absent):
+def test_the_face_detector(absent, tmp_path):
+    pytest.importorskip("pyarrow", reason="the table of captions is Parquet: pip install 'humo-rt[train]'")
+    folder = Folder(tmp_path / "set")
+    folder.add("clip", clock_frames([0.0, 0.04]), [0.0, 0.04])
     absent("cv2")
     with pytest.raises(RunError, match=r"OpenCV: pip install 'humo-rt\[face\]'"):
-        require_detector()
+        HuMoSet(folder.write(), height=32, width=48, num_frames=1, faces="detect")

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from training.data.humoset.sample import BadSample
-from training.errors import RunError
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
@@ -100,13 +99,13 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def require_detector() -> None:
-    """``RunError`` with the cure when the extra is not installed."""
+    """``RuntimeError`` with the cure when the extra is not installed."""
     try:
         import cv2
     except ImportError as error:
-        raise RunError("finding faces needs OpenCV: pip install 'humo-rt[face]', or faces='none'") from error
+        raise RuntimeError("finding faces needs OpenCV: pip install 'humo-rt[face]', or faces='none'") from error
     if not hasattr(cv2, "CascadeClassifier"):
-        raise RunError(f"OpenCV {cv2.__version__} has no cascade classifiers: pip install 'humo-rt[face]'")
+        raise RuntimeError(f"OpenCV {cv2.__version__} has no cascade classifiers: pip install 'humo-rt[face]'")
 
 
 def _search(frame_HWC: np.ndarray) -> list[Box]:
