@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -123,7 +123,7 @@ def touched_cells(mask_BFHW: Tensor) -> Tensor:
     return torch.cat([cells[:, :1], rest], dim=1)
 
 
-def _grid(mask_BFHW: Tensor | None, latents_BCTHW: Tensor, to_grid) -> Tensor:
+def _grid(mask_BFHW: Tensor | None, latents_BCTHW: Tensor, to_grid: Callable[[Tensor], Tensor]) -> Tensor:
     """The mask on the latent grid as bool; a source without masks marks nothing."""
     if mask_BFHW is None:
         return torch.zeros_like(latents_BCTHW[:, 0], dtype=torch.bool)
