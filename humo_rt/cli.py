@@ -329,6 +329,8 @@ def _generate_one(
         raise ValueError("--prompt is missing: say what the video shows, or give --cases")
     if sheet is not None:
         _check_folder(sheet.parent)
+        if sheet.is_dir():
+            raise ValueError(f"contact sheet {str(sheet)!r} is a folder: name a file in it")
     options = _checked_before_loading(conditions, options, model, output)
     with GenerationProgress() as progress:
         pipeline = load_pipeline(**model)
@@ -389,6 +391,8 @@ def _generate_cases(path: Path, options: dict[str, Any], model: dict[str, Any], 
 
 
 def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise ValueError(f"output {str(folder)!r} is a file: name a folder")
     if not folder.is_dir():
         raise ValueError(f"output folder {str(folder)!r} does not exist: create it first")
     if not os.access(folder, os.W_OK | os.X_OK):

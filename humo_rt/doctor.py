@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from humo_rt import rules
 from humo_rt.conditions.text import load_tokenizer
 from humo_rt.config import PRESETS, ModelConfig, preset
 from humo_rt.machine import Machine, examine_machine
+from humo_rt.runtime.placement import chosen_device
 from humo_rt.sampling.guidance import guidance_table
 from humo_rt.weights.config_file import FILE_NAME, read_config
 from humo_rt.weights.layout import PARTS, describe_missing, models_in, survey, zero_vae_files
@@ -93,16 +95,15 @@ def examine(
     """Examine the machine and, if ``path`` is given, the models in that folder (or only ``preset_name``).
 
     Sizes in pixels and frames are those the memory is estimated for; default: the preset's. ``ValueError`` for an
-    unknown preset or a path that does not exist.
+    unknown preset or device, a size that ``generate`` would refuse, or a path that does not exist.
     """
-    machine = examine_machine()
-    problems = list(machine.problems)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if target.type == "cuda" and not machine.gpus:
-        problems.append(f"no usable NVIDIA GPU for --device {device}: check the driver, or use --device cpu")
-        target = torch.device("cpu")
+    size_rules = {"height": rules.size, "width": rules.size, "num_frames": rules.frame_count}
     asked = {"height": height, "width": width, "num_frames": num_frames}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes = {name: size_rules[name](name, value) for name, value in asked.items() if value is not None}
+    problems: list[str] = []
+    target = _target(device, problems)
+    machine = examine_machine()
+    problems += machine.problems
     configs = _configs(path, preset_name, problems)
     models = tuple(_examine_model(replace(config, **changes), path, target) for config in configs)
     if path is not None or preset_name is not None:
@@ -117,6 +118,16 @@ def to_json(findings: Findings) -> str:
     for values_of_model, model in zip(values["models"], findings.models, strict=True):
         values_of_model["memory"] |= {"total": model.memory.total, "fits": model.memory.fits}
     return json.dumps(values, indent=1, ensure_ascii=False)
+
+
+def _target(device: str | None, problems: list[str]) -> torch.device:
+    """Where a model would run; the CPU, said in ``problems``, when the GPU asked for is not there."""
+    try:
+        return chosen_device(device)
+    except RuntimeError as error:
+        # The error's own advice is to run this command.
+        problems.append(f"{str(error).partition(': ')[0]}: check the driver, or use another --device")
+        return torch.device("cpu")
 
 
 def _configs(path: Path | None, preset_name: str | None, problems: list[str]) -> list[ModelConfig]:

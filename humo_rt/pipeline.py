@@ -67,6 +67,7 @@ class Pipeline:
             self.dit = open_dit(dit_engine, components.dit)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
+        self.weights = components.weights
         self._encodings = EncodingCache()
 
     @classmethod
@@ -191,6 +192,7 @@ class Pipeline:
         return {
             **request.settings(),
             "model": self.config.name,
+            "weights": self.weights,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "noise_device": (request.generator or self).device.type,

@@ -143,10 +143,13 @@ class TestBadInput:
             (["--prompt", "x", "-o", "absent/out.mp4"], "output folder 'absent' does not exist"),
             (["--prompt", "x", "-o", "out.gif"], ".gif"),
             (["--prompt", "x", "--contact-sheet", "absent/s.png"], "output folder 'absent' does not exist"),
+            (["--prompt", "x", "--contact-sheet", "."], "contact sheet '.' is a folder"),
+            (["--cases", "cases.json", "-o", "text.png"], "output 'text.png' is a file: name a folder"),
         ],
     )
     def test_requests(self, folder, arguments, said, monkeypatch):
         (folder / "text.png").write_text("no picture")
+        (folder / "cases.json").write_text('{"case_1": {"prompt": "x"}}')
         write_wav(folder / "empty.wav", np.zeros(0, dtype=np.int16))
         content = (folder / "speech.wav").read_bytes()
         (folder / "header.wav").write_bytes(content[:30])

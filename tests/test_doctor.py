@@ -107,6 +107,21 @@ def test_memory_is_estimated_for_the_size_asked(folder, monkeypatch):
     assert "too little memory" in findings["problems"][0]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--height", "479"), "height 479 is not a multiple of 16: use 464 or 480"),
+        (("--num-frames", "96"), "num_frames 96 is not 4n+1: use 93 or 97"),
+        (("--device", "gpu"), "unknown device 'gpu': use cuda, cuda:1 or cpu"),
+        (("--preset", "humo-18b"), "unknown preset 'humo-18b'"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(arguments, message):
+    result = CliRunner().invoke(cli.app, ["doctor", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_tables_for_people(folder):
     result = CliRunner().invoke(cli.app, ["doctor", str(folder), "--device", "cpu"])
     assert result.exit_code == 0, result.output

@@ -111,6 +111,7 @@ def test_the_settings_in_the_file_make_the_video_again(tmp_path, conditions: dic
     )
     settings = read_settings(tmp_path / "video.mp4")
     assert (settings["seed"], settings["dtype"], settings["device"]) == (result.seed, "float32", "cpu")
+    assert settings["weights"] is None
     options = {name: settings[name] for name in GenerateOptions.__annotations__ if name in settings}
     again = tiny_pipeline("frames").generate(settings["prompt"], **options)
     assert np.array_equal(again.frames, result.frames)

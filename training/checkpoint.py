@@ -55,9 +55,8 @@ class RunState:
         """Give every parameter that has optimiser state among ``stored_names`` room for it."""
         fused = bool(self.optimiser.defaults.get("fused"))
         for name, parameter in self.model.named_parameters():
-            kept = [
-                key for key in _ADAM_STATE if f"optimiser.{name}.{key}" in stored_names
-            ]  # Muon keeps the first only
+            # Muon keeps the first only.
+            kept = [key for key in _ADAM_STATE if f"optimiser.{name}.{key}" in stored_names]
             if kept:
                 count = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
                 self.optimiser.state[parameter] = {

@@ -41,6 +41,11 @@ class Clips:
         return self.video_BFCHW.shape[0]
 
 
+def to_unit_range(pixels: Tensor) -> Tensor:
+    """uint8 pixels as the video autoencoder takes them: float32 in [-1, 1]."""
+    return pixels.float() / 127.5 - 1.0
+
+
 class ClipSource(Protocol):
     """A finite, indexable set of clips; ``clips(indices)`` is a pure function of the indices."""
 

@@ -28,6 +28,8 @@ from rich.table import Table
 from humo_rt.config import ModelConfig
 from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.weights.components import Components, load_components
+from training import parallel
+from training.errors import RunError
 from training.evaluation import protocol, report
 from training.evaluation.generation import DEFAULT_SCALES, BatchGenerator, Scales
 from training.evaluation.real_speech import evaluate_recordings
@@ -41,7 +43,7 @@ SWEPT = ("TA", "TIA", "TIA silence")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 when it worked, 2 for a mistake in the arguments."""
+    """Run the command line; 0 when it worked, 1 when something is missing, 2 for a mistake in the arguments."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     console = Console(width=130)
@@ -51,14 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(report.comparison(results), markup=False, soft_wrap=True)
         else:
             _evaluate(options, console)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RunError) as error:
         Console(stderr=True).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
+        return 1 if isinstance(error, RunError) else 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = parallel.join(options.device).device
+    for path in (options.json, options.sheet):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"folder {str(path.parent)!r} does not exist: create it first")
     if options.sweep and options.split == "test":
         raise ValueError("a sweep chooses settings, so the test clips must not see it: use --split dev")
     split = options.split or ("dev" if options.sweep else "test")

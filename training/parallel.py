@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from humo_rt.runtime.placement import chosen_device
 from training.config import ParallelConfig
 from training.errors import RunError
 
@@ -47,17 +48,18 @@ class World:
 def join(device: str | None = None) -> World:
     """Join the process group torchrun announces, or stand alone. ``device`` counts only when alone.
 
-    ``RunError`` when a CUDA device is asked for and there is none.
+    ``ValueError`` for a name torch does not know, ``RunError`` when a CUDA device is asked for and there is none.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if size > 1 and device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    chosen = torch.device(device)
+    try:
+        chosen = chosen_device(device)
+    except RuntimeError as error:
+        raise RunError(str(error)) from error
     if chosen.type == "cuda":
-        if not torch.cuda.is_available():
-            raise RunError(f"device {device} was asked for but this machine shows no CUDA GPU: use --device cpu")
         chosen = torch.device("cuda", chosen.index or 0)  # torch 2.11 sets no device without an index
         torch.cuda.set_device(chosen)
     if size > 1 and not dist.is_initialized():

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
+        print("stopped at once: --resume continues from the latest checkpoint, if there is one", file=sys.stderr)
         return 130
     finally:
         if dist.is_initialized():

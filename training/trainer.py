@@ -11,6 +11,7 @@ the two shares spent, refreshed at log steps), so its continuation is equivalent
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -41,7 +42,8 @@ class Trainer:
         init: weights to start from (a file, a run or a checkpoint), or None for the task's own.
         resume: continue from the latest checkpoint in ``out``, if there is one.
 
-    ``ValueError`` when ``out`` already holds a run and ``resume`` is False.
+    ``ValueError`` when ``out`` already holds a run and ``resume`` is False, when ``out`` cannot be made, and when
+    ``init`` holds no weights: all before the task prepares its data, which may take minutes.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Trainer:
         found = checkpoint.latest(out)
         if found is not None and not resume:
             raise ValueError(f"{out} already holds a run: add --resume to continue it, or choose another --out")
+        if world.is_main and found is None and init is not None:
+            init = checkpoint.find_weights(init)
         if world.is_main:
-            out.mkdir(parents=True, exist_ok=True)
+            _make_folder(out)
         torch.manual_seed(derive_seed(config.seed, "run"))
         task.prepare(world.device, world.rank, world.size)
         self.model = self._make_model(None if found is not None else init, on_meta=bool(found or init))
@@ -182,11 +186,10 @@ class Trainer:
 
         weights: dict[str, Tensor] = {}
         if self.world.is_main:
-            path = checkpoint.find_weights(init)
-            weights = checkpoint.read_weights(path)
+            weights = checkpoint.read_weights(init)
             if isinstance(self.task, Adopting):
                 weights = self.task.adopt(weights, {name: p.shape for name, p in model.state_dict().items()})
-            logger.info("starting from %s (%d tensors)", path, len(weights))
+            logger.info("starting from %s (%d tensors)", init, len(weights))
         several = self.world.size > 1
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=several, strict=True)
         set_model_state_dict(model, weights, options=options)
@@ -225,3 +228,12 @@ class Trainer:
 
     def _finished(self) -> bool:
         return self.step >= self.config.steps or self.clock.share >= 1.0 or self.clock.stopping
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the run folder {out} cannot be made ({error.strerror}): choose another --out") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ValueError(f"the run folder {out} is not writable: choose another --out")

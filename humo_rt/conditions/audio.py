@@ -22,7 +22,6 @@ CHUNK_SAMPLES = 30 * SAMPLE_RATE
 HOP = 160
 FFT = 400
 STATE_RATE = 50
-BANDS = 5
 WINDOW = 8
 # One video frame of sound, two Whisper states.
 SAMPLES_PER_FRAME = SAMPLE_RATE // FPS
@@ -60,11 +59,6 @@ def resample_to_25hz(bands_SNC: Tensor) -> Tensor:
     # torch computes the positions in float32, as the published models do: double positions differ by up to 7e-5.
     resampled = nn.functional.interpolate(series, size=frames, mode="linear", align_corners=True)
     return resampled.transpose(1, 2).reshape(*lead, frames, bands, channels)
-
-
-def bands_at_25hz(hidden_SLC: Tensor) -> Tensor:
-    """Hidden states (..., n, layers + 1, C) at 50 Hz to five bands (..., int(n / 50.0 * 25), 5, C) at 25 Hz."""
-    return resample_to_25hz(pool_bands(hidden_SLC))
 
 
 def window_audio(embeds_TNC: Tensor, num_latent_frames: int, start: int = 0) -> Tensor:

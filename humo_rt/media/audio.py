@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from humo_rt.config import SAMPLE_RATE
-from humo_rt.media.riff import promised_beyond_end
+from humo_rt.media.promised_length import promised_beyond_end
 
 logger = logging.getLogger(__name__)
 
@@ -108,17 +108,16 @@ def _decode(path: Path) -> tuple[np.ndarray, int]:
     import soundfile
 
     try:
-        with soundfile.SoundFile(path) as file:
+        # Opened here: of a mere name libsndfile believes the suffix, and its MP3 decoder complains to the terminal.
+        with path.open("rb") as raw, soundfile.SoundFile(raw) as file:
             promised, rate, kind = file.frames, file.samplerate, file.format
             samples_SC = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         logger.debug("libsndfile cannot read %s (%s); trying ffmpeg", path, error)
         return _decode_with_ffmpeg(path)
     lost = (promised - len(samples_SC)) / rate
-    if lost > TOLERATED_LOSS_SECONDS and kind == "MP3":
-        # An MP3 without an index states its length by guess only.
-        logger.warning("audio file %s may be cut short: it gives %.2f s less than it states", path, lost)
-    elif lost > TOLERATED_LOSS_SECONDS:
+    # The length of an MP3 without an index is a guess; an index has been compared with the file.
+    if lost > TOLERATED_LOSS_SECONDS and kind != "MP3":
         raise _cut_short(path, lost)
     return samples_SC, rate
 

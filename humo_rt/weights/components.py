@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from humo_rt.conditions.text import load_tokenizer
-from humo_rt.config import ModelConfig
+from humo_rt.config import PRESETS, ModelConfig
 from humo_rt.runtime.placement import chosen_device
 from humo_rt.weights.layout import ModelFiles
 from humo_rt.weights.load import load_into
@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """A loaded model. ``zero_vae``: published grey latents, each (16, T, h, w); empty when none were shipped."""
+    """A loaded model.
+
+    ``zero_vae``: published grey latents, each (16, T, h, w); empty when none were shipped. ``weights``: where the
+    weights are, as the user named it, or ``"random"``; None for the preset's own.
+    """
 
     config: ModelConfig
     dit: HumoDiT
@@ -45,6 +49,7 @@ class Components:
     tokenizer: PreTrainedTokenizerBase
     audio_encoder: nn.Module
     zero_vae: tuple[Tensor, ...] = ()
+    weights: str | None = None
 
 
 def load_components(
@@ -82,7 +87,9 @@ def load_components(
         zero_vae = tuple(read_tensor(path) for path in selection.files.zero_vae)
     for module in modules.values():
         module.eval().requires_grad_(False)
-    return Components(config=config, tokenizer=tokenizer, zero_vae=zero_vae, **modules)
+    named = path_or_preset if weights is None and str(path_or_preset) not in PRESETS else weights
+    source = None if named is None else str(named)
+    return Components(config=config, tokenizer=tokenizer, zero_vae=zero_vae, weights=source, **modules)
 
 
 def _fill_from_files(

@@ -169,15 +169,6 @@ def _safetensors_header(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (tuple(entry["shape"]), entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
 
 
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The free-text metadata of a safetensors file (empty when there is none)."""
-    from safetensors import safe_open
-
-    _open_safetensors(path)
-    with safe_open(path, framework="pt", device="cpu") as handle:
-        return handle.metadata() or {}
-
-
 def _open_zip(path: Path) -> dict[str, StoredTensor]:
     content = _load_zip(path)
     if isinstance(content, Mapping) and isinstance(content.get("model_state_dict"), Mapping):

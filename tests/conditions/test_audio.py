@@ -10,9 +10,10 @@ from humo_rt.conditions import audio
 from humo_rt.conditions.audio import (
     AudioConditioner,
     append_reference_frames,
-    bands_at_25hz,
     log_mel,
     num_audio_frames,
+    pool_bands,
+    resample_to_25hz,
     window_audio,
     window_index,
 )
@@ -29,6 +30,10 @@ def conditioner() -> AudioConditioner:
     torch.manual_seed(0)
     config = WhisperConfig(d_model=16, encoder_layers=4, encoder_attention_heads=2, encoder_ffn_dim=32, num_mel_bins=80)
     return AudioConditioner(WhisperEncoder(config).eval())
+
+
+def bands_at_25hz(hidden: torch.Tensor) -> torch.Tensor:
+    return resample_to_25hz(pool_bands(hidden))
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:
@@ -88,7 +93,7 @@ def test_windows_of_no_audio_are_zeros():
 
 def test_bands_need_a_multiple_of_four_layers():
     with pytest.raises(ValueError, match=r"6 audio encoder layers.*multiple of 4"):
-        bands_at_25hz(torch.zeros(10, 7, 2))
+        pool_bands(torch.zeros(10, 7, 2))
 
 
 @pytest.mark.parametrize("mels", [80, 128])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 
+import av
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
 from humo_rt.media import Sound, read_audio, read_sound
-from humo_rt.media.riff import promised_beyond_end
+from humo_rt.media.promised_length import promised_beyond_end
 
 RATE = 16_000
 
@@ -124,14 +125,32 @@ def test_missing_files_and_folders(tmp_path):
         read_audio(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff"])
+@pytest.mark.parametrize("suffix", ["wav", "flac", "aiff", "mp3", "w64", "rf64"])
 def test_a_file_shorter_than_its_header_says_is_refused(tmp_path, suffix):
     path = tmp_path / f"speech.{suffix}"
     soundfile.write(path, np.random.default_rng(0).standard_normal(4 * RATE) * 0.1, RATE)
-    read_audio(path)
+    assert promised_beyond_end(path) == 0
+    assert len(read_audio(path)) == 4 * RATE
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(ValueError, match=r"is cut short|cannot be decoded"):
         read_audio(path)
+
+
+def test_the_index_of_an_mp3_is_found_behind_its_tag(tmp_path):
+    path = tmp_path / "speech.mp3"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libmp3lame", rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(2.0, 48_000)[None], format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        for part in (frame, None):
+            container.mux(stream.encode(part))
+    data = path.read_bytes()
+    assert data.startswith(b"ID3")
+    assert promised_beyond_end(path) == 0
+    path.write_bytes(data[: len(data) // 2])
+    assert promised_beyond_end(path) == len(data) - len(data) // 2
+    path.write_bytes(data[:-50])  # an editor that took a tag away is forgiven
+    assert promised_beyond_end(path) == 0
 
 
 def test_a_header_alone_is_refused(wav):
@@ -158,10 +177,11 @@ def test_a_wav_written_to_a_pipe_has_no_length_and_is_read(wav):
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.wav", "notes.mp3"])
-def test_text_is_not_sound(tmp_path, name):
+def test_text_is_not_sound(tmp_path, name, capfd):
     (tmp_path / name).write_text("a person speaks in the rain\n" * 20)
     with pytest.raises(ValueError, match=rf"{name}' (cannot be decoded|has no sound)"):
         read_audio(tmp_path / name)
+    assert capfd.readouterr().err == ""
 
 
 def test_an_empty_file_is_not_sound(tmp_path):

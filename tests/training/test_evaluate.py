@@ -40,6 +40,11 @@ def test_earlier_scores_are_compared(tmp_path: Path, capsys) -> None:
     assert "| mouth correlation, TIA | 0.700 | 0.700 | >= 0.75 |" in capsys.readouterr().out
 
 
+def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path, capsys) -> None:
+    assert evaluate.main(["--device", "cpu", "--json", str(tmp_path / "absent" / "scores.json")]) == 2
+    assert "create it first" in capsys.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_a_whole_evaluation_with_random_weights(tmp_path: Path, capsys) -> None:
     task = JudgesTask(JudgesConfig(width=8))

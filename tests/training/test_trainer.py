@@ -65,6 +65,23 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
         run(tmp_path, steps=2)
 
 
+def test_weights_and_folder_are_looked_at_before_data_is_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyTask, "prepare", lambda *_: pytest.fail("prepared in vain"))
+    with pytest.raises(ValueError, match="no weights at"):
+        Trainer(ToyTask(), toy_settings(), tmp_path / "run", join("cpu"), init=tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be made"):
+        Trainer(ToyTask(), toy_settings(), tmp_path / "file" / "run", join("cpu"))
+
+
+def test_devices_that_cannot_be_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        join("gpu")
+    with pytest.raises(RunError, match="no usable NVIDIA GPU"):
+        join("cuda")
+
+
 def test_frozen_parameters_stay_and_are_exported(tmp_path):
     from safetensors.torch import load_file
 

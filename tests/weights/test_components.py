@@ -47,8 +47,10 @@ def test_the_published_layout_loads_bit_identical(tmp_path, name, layout):
     for arguments in ((tmp_path,), (tmp_path / "HuMo" / layout,)):
         components = load_components(*arguments, **FLOAT32)
         assert components.config.name == name
+        assert components.weights == str(arguments[0])
         assert_loaded(components, weights)
     components = load_components(name, weights=tmp_path, **FLOAT32)
+    assert components.weights == str(tmp_path)
     assert [tuple(latents.shape) for latents in components.zero_vae] == [(16, 3, 8, 8), (16, 5, 4, 6)]
 
 
@@ -194,6 +196,7 @@ def test_a_download_without_network_says_what_to_do(monkeypatch):
 
 def test_random_weights_depend_on_the_seed_alone():
     first = load_components("nano", weights="random", seed=3, **FLOAT32)
+    assert first.weights == "random"
     again = load_components("nano", weights="random", seed=3, **FLOAT32)
     other = load_components("nano", weights="random", seed=4, **FLOAT32)
     weight = "blocks.1.ffn.0.weight"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from humo_rt.conditions.face import mask_to_latent_grid
 from humo_rt.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
-from training.clips import Clips, ClipSource
+from training.clips import Clips, ClipSource, to_unit_range
 from training.tasks.frozen import Frozen
 from training.tasks.pool import LatentPool
 
@@ -102,8 +102,8 @@ def _encode(clips: Clips, frozen: Frozen, config: EncodeConfig) -> dict[str, Ten
     references = clips.references_BRCHW
     dtype = getattr(torch, config.precision)
     with torch.autocast(device.type, dtype, enabled=device.type == "cuda" and dtype != torch.float32):
-        latents = frozen.vae.encode(_to_unit(clips.video_BFCHW).transpose(1, 2))
-        alone = frozen.vae.encode(_to_unit(references.flatten(0, 1))[:, :, None])
+        latents = frozen.vae.encode(to_unit_range(clips.video_BFCHW).transpose(1, 2))
+        alone = frozen.vae.encode(to_unit_range(references.flatten(0, 1))[:, :, None])
     audio = frozen.audio.embed_batch(clips.audio_BS)  # outside: half precision would spoil the mel filters
     return {
         "latents_NCTHW": latents.half(),
@@ -123,15 +123,11 @@ def touched_cells(mask_BFHW: Tensor) -> Tensor:
     return torch.cat([cells[:, :1], rest], dim=1)
 
 
-def _grid(mask_BFHW: Tensor | None, latents_BCTHW: Tensor, to_grid) -> Tensor:
+def _grid(mask_BFHW: Tensor | None, latents_BCTHW: Tensor, to_grid: Callable[[Tensor], Tensor]) -> Tensor:
     """The mask on the latent grid as bool; a source without masks marks nothing."""
     if mask_BFHW is None:
         return torch.zeros_like(latents_BCTHW[:, 0], dtype=torch.bool)
     return to_grid(mask_BFHW).bool()
-
-
-def _to_unit(pixels: Tensor) -> Tensor:
-    return pixels.float() / 127.5 - 1.0
 
 
 @dataclass(frozen=True)

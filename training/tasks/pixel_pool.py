@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.clips import Clips, ClipSource
+from training.clips import Clips, ClipSource, to_unit_range
 
 logger = logging.getLogger(__name__)
 
@@ -121,11 +121,7 @@ def _region(clips: Clips) -> Tensor:
 
 def _cutting(video_BFCHW: Tensor, region_BFHW: Tensor) -> Cutting:
     return Cutting(
-        video_BCFHW=_to_unit(video_BFCHW.transpose(1, 2)),
+        video_BCFHW=to_unit_range(video_BFCHW.transpose(1, 2)),
         face_BFHW=(region_BFHW & _FACE).bool(),
         mouth_BFHW=(region_BFHW & _MOUTH).bool(),
     )
-
-
-def _to_unit(pixels: Tensor) -> Tensor:
-    return pixels.float() / 127.5 - 1.0

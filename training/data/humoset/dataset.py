@@ -26,6 +26,7 @@ from training.data.humoset.index import Index, Verdict, inspect
 from training.data.humoset.recording import FaceMode, Form, Recording, record
 from training.data.humoset.sample import BadSample, Sample
 from training.data.humoset.table import Columns, make_sample, read_rows
+from training.errors import RunError
 
 if TYPE_CHECKING:
     from training.tasks.sources import ClipSize, Split
@@ -77,7 +78,7 @@ class HuMoSetSource:
 class HuMoSet:
     """A ``ClipSource`` over a folder in HuMoSet's layout. Opening it reads every sample that ``index`` does not know.
 
-    ``ValueError`` for a folder, table or size that does not fit, or when no sample is left; ``RuntimeError`` when faces
+    ``ValueError`` for a folder, table or size that does not fit, or when no sample is left; ``RunError`` when faces
     must be found and the detector is not installed. ``rejected`` holds (name, problem) of what was skipped.
     """
 
@@ -101,7 +102,7 @@ class HuMoSet:
         self._workers = workers or os.cpu_count() or 1
         samples = self._samples(Path(folder), columns or Columns())
         if faces == "detect" or (faces == "auto" and any(sample.face_mask is None for sample in samples)):
-            require_detector()
+            _require_detector()
         verdicts = self._inspect(samples, Index(Path(index) if index else None, self.form))
         self._good: list[tuple[Sample, Verdict]] = []
         for sample, verdict in zip(samples, verdicts, strict=True):
@@ -198,3 +199,10 @@ class HuMoSet:
             captions=[list(sample.captions) for sample in samples],
             captions_anonymous=[[] for _ in samples],
         )
+
+
+def _require_detector() -> None:
+    try:
+        require_detector()
+    except RuntimeError as error:
+        raise RunError(str(error)) from error

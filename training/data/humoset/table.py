@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.humoset.sample import BadSample, Sample
+from training.errors import RunError
 
 TABLE = "video_caption.parquet"
 FOLDERS = {"video": "video", "reference": "reference_image", "face_mask": "face_mask"}
@@ -39,7 +40,7 @@ def read_rows(folder: Path, columns: Columns) -> list[dict[str, Any]]:
         import pyarrow.parquet as parquet
         from pyarrow import ArrowException
     except ImportError as error:
-        raise RuntimeError("reading the table needs pyarrow: pip install 'humo-rt[train]'") from error
+        raise RunError("reading the table needs pyarrow: pip install 'humo-rt[train]'") from error
     try:
         present = parquet.read_schema(path).names
         needed = [columns.video, columns.caption, *columns.references]

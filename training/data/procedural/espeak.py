@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.data.procedural.phonemes import Phoneme, is_pause
+from training.errors import RunError
 
 _SYNCHRONOUS = 2
 _PHONEME_EVENTS = 1
@@ -55,21 +56,21 @@ class Voice:
 class Espeak:
     """The library, loaded and seeded.
 
-    Raises ``RuntimeError`` when the wheel ``espeakng-loader`` is absent or the library does not start.
+    Raises ``RunError`` when the wheel ``espeakng-loader`` is absent or the library does not start.
     """
 
     def __init__(self, seed: int) -> None:
         try:
             import espeakng_loader
         except ImportError as error:
-            raise RuntimeError("speech needs the package espeakng-loader; install it with the [train] extra") from error
+            raise RunError("speech needs the package espeakng-loader: pip install 'humo-rt[train]'") from error
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._samples: list[np.ndarray] = []
         self._events: list[tuple[str, int]] = []
         data = espeakng_loader.get_data_path().encode()
         self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 200, data, _PHONEME_EVENTS | _DONT_EXIT)
         if self.sample_rate <= 0:
-            raise RuntimeError(f"espeak-ng did not start with the data in {data.decode()}")
+            raise RunError(f"espeak-ng did not start with the data in {data.decode()}: reinstall espeakng-loader")
         self._callback = _Callback(self._collect)  # kept alive: C holds only the address
         self._library.espeak_SetSynthCallback(self._callback)
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.procedural.phonemes import Phoneme
+from training.errors import RunError
 
 _DURATIONS = "/Clip_output_0"  # in the graph of hibari-tts 0.2: units per token
 _UNIT_SAMPLES = 600
@@ -42,7 +43,7 @@ class Speaker:
 class Natural:
     """The network, loaded once.
 
-    Raises ``RuntimeError`` when hibari-tts or onnxruntime is absent, or when the package's graph is another one.
+    Raises ``RunError`` when hibari-tts or onnxruntime is absent, or when the package's graph is another one.
     """
 
     def __init__(self) -> None:
@@ -50,11 +51,13 @@ class Natural:
             import onnxruntime
             from hibari import Hibari
         except ImportError as error:
-            raise RuntimeError("natural speech needs the packages hibari-tts and onnxruntime") from error
+            raise RunError(
+                "natural speech needs the packages hibari-tts and onnxruntime: pip install 'humo-rt[train]'"
+            ) from error
         self._voice = Hibari()
         graph = Path(self._voice.model_path).read_bytes()
         if _DURATIONS.encode() not in graph:
-            raise RuntimeError(f"the graph of the installed hibari-tts has no {_DURATIONS}; install version 0.2")
+            raise RunError(f"the graph of the installed hibari-tts has no {_DURATIONS}: pip install 'humo-rt[train]'")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
