@@ -22,6 +22,7 @@ OPS = (
     "guidance_sum",
     "audio_face_attention",
     "audio_face_probabilities",
+    "text_attention",
     "adaln_modulate",
     "gate_residual_norm",
     "qk_norm_rope",

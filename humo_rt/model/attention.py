@@ -6,7 +6,7 @@ T latent frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -24,10 +24,27 @@ class KeyValue(NamedTuple):
 
     def select(self, rows: Tensor) -> KeyValue:
         """The entries ``rows`` of the batch axis, repeats allowed; a single one is a view, several are a copy."""
-        if rows.numel() == 1:
-            row = int(rows)
-            return KeyValue(self.k[row : row + 1], self.v[row : row + 1])
-        return KeyValue(self.k.index_select(0, rows), self.v.index_select(0, rows))
+        return KeyValue(*_selected(self, rows))
+
+
+class BiasedKeyValue(NamedTuple):
+    """Projected text in which keys may stand for several equal ones, (B, H, S, K) each, and what is added to the logits
+    of the keys, (B, S) in float32."""
+
+    k: Tensor
+    v: Tensor
+    bias_BS: Tensor
+
+    def select(self, rows: Tensor) -> BiasedKeyValue:
+        """As ``KeyValue.select``."""
+        return BiasedKeyValue(*_selected(self, rows))
+
+
+def _selected(tensors: Iterable[Tensor], rows: Tensor) -> list[Tensor]:
+    if rows.numel() == 1:
+        row = int(rows)
+        return [x[row : row + 1] for x in tensors]
+    return [x.index_select(0, rows) for x in tensors]
 
 
 def apply_rope(x_BHQK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:

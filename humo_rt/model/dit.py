@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig
-from humo_rt.model.attention import KeyValue
+from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.block import Block, modulate
 from humo_rt.model.embeddings import AudioProjection, TextEmbedding, TimeEmbedding, TimeProjection, rope_table
 from humo_rt.model.layers import FullPrecisionLinear, LayerNorm
@@ -29,7 +29,7 @@ from humo_rt.model.mask_predictor import PREDICTING_BLOCKS, MaskPredictor
 class Context:
     """Keys and values of text and audio for every block: computed once per generation, used at every step."""
 
-    text: tuple[KeyValue, ...]
+    text: tuple[KeyValue | BiasedKeyValue, ...]
     audio: tuple[KeyValue, ...] | None
 
     def select(self, text_rows: Tensor, audio_rows: Tensor) -> Context:
@@ -74,7 +74,8 @@ class HumoDiT(nn.Module):
     def project_context(self, text_embeds: Tensor | Sequence[Tensor], audio_BTWNA: Tensor | None) -> Context:
         """Project text (B, L, E) and windowed audio features (B, T, window, bands, A) for every block."""
         text_BLD = self.text_embedding(self._pad_text(text_embeds))
-        text = tuple(block.cross_attn.project(text_BLD) for block in self.blocks)
+        lengths = [len(text_LE) for text_LE in text_embeds]
+        text = tuple(block.project_text(text_BLD, lengths) for block in self.blocks)
         if audio_BTWNA is None:
             return Context(text, None)
         tokens_BTSC = self.audio_proj(audio_BTWNA)
@@ -92,6 +93,7 @@ class HumoDiT(nn.Module):
         condition: Tensor | None = None,
         face_mask: Tensor | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
+        rows: Tensor | None = None,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict the velocity.
@@ -107,6 +109,9 @@ class HumoDiT(nn.Module):
             face_mask: (B, T, H, W) in 0..1, where audio acts; its mean over a patch weighs the token's audio attention.
                 None acts everywhere, as the published models do.
             rope: the ``rope_table`` of this size, if the caller keeps it.
+            rows: (B,) int64, for samples that differ in text, audio or face mask alone: latents, timesteps and condition
+                hold each distinct input once, and this says which one a sample has. What comes before the first
+                difference is computed once. None: every sample has its own.
             return_face_mask: also return the mask predictor's logits (B, T, H, W).
 
         Returns:
@@ -118,18 +123,20 @@ class HumoDiT(nn.Module):
         x = self.patch_embedding(inputs.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         # As the blocks return it: a compiled block would otherwise be compiled twice, for its first and its other uses.
         x = x.float().contiguous()
-        embedding_BD = self.time_embedding(timestep_B)
-        time_B6D = self.time_projection(embedding_BD)
+        embedding = self.time_embedding(timestep_B)
+        time = self.time_projection(embedding)
         rope = rope or rope_table(*grid, self.config.head_dim, x.device)
         weight_BQ1 = None if face_mask is None else self._token_weights(face_mask)
         texts, audios = self._block_contexts(text_embeds, audio, context)
 
         kept = deque(maxlen=PREDICTING_BLOCKS if return_face_mask else 0)
         for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
-            x, after_audio = block(x, time_B6D, rope, text_i, audio_i, weight_BQ1)
+            x, after_audio = block(x, time, rope, text_i, audio_i, weight_BQ1, rows)
             kept.append(after_audio)
+            if rows is not None:  # the first block has made a stream for every sample
+                embedding, time, rows = embedding.index_select(0, rows), time.index_select(0, rows), None
 
-        velocity = self._unpatchify(self.head(x, embedding_BD), grid)
+        velocity = self._unpatchify(self.head(x, embedding), grid)
         if not return_face_mask:
             return velocity
         logits = self._unpatchify(self.mask_predictor(list(kept)), grid)

@@ -1,13 +1,19 @@
 """A DiT whose blocks run on fused kernels: fewer passes over memory, the same arithmetic.
 
-``fuse`` changes a DiT in place and ``unfuse`` changes it back; parameters keep their names and values. Nothing here is
-used unless asked for. For inference: the kernels have no backward pass.
+``fuse`` changes a DiT in place and ``unfuse`` changes it back; parameters keep their names and values. For inference:
+the kernels have no backward pass.
 
-Shape legend: B batch, Q tokens, D width, H heads, K head_dim.
+Beside attention and matrix products a block moves, per token and unit of width: four times gate, residual and norm (12
+bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out), once the norm and rotation
+of q and k (8 bytes), the queries of text twice and of audio once, and what those two attentions return (10 bytes).
+
+Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,11 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.kernels.adaln_modulate import adaln_modulate
+from humo_rt.kernels.audio_face_attention import audio_face_attention
 from humo_rt.kernels.gate_residual_norm import gate_residual_norm
 from humo_rt.kernels.qk_norm_rope import qk_norm_rope
-from humo_rt.model.attention import KeyValue, SelfAttention
+from humo_rt.kernels.text_attention import text_attention
+from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
 from humo_rt.model.block import Block
-from humo_rt.model.dit import HumoDiT
+from humo_rt.model.dit import Head, HumoDiT
+
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class Carried(NamedTuple):
@@ -27,7 +37,7 @@ class Carried(NamedTuple):
 
     x_BQD: Tensor
     normed_BQD: Tensor
-    parts: tuple[Tensor, ...]
+    modulation_B6D: Tensor
 
 
 class FusedBlock(Block):
@@ -36,57 +46,113 @@ class FusedBlock(Block):
     following: tuple[FusedBlock, ...]  # the next block in a tuple, which does not register it as a part of this one
     qkv: tuple[Tensor, Tensor]  # weight (3 D, D) and bias; the weights of q, k and v are views of it
 
+    def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> BiasedKeyValue:
+        """As ``Block.project_text``; all padding becomes one key, whose bias is the logarithm of their number.
+
+        That is exact: the rows beyond a text's length are zeros that went through one embedding, all equal.
+        """
+        limit = text_BLD.shape[1]
+        keys = min(max(lengths) + 1, limit)
+        kv = self.cross_attn.project(text_BLD[:, :keys])
+        return BiasedKeyValue(kv.k, kv.v, _padding_bias(lengths, keys, limit).to(text_BLD.device))
+
     def forward(
         self,
-        x_BQD: Tensor | Carried,
-        time_B6D: Tensor,
+        x_UQD: Tensor | Carried,
+        time_U6D: Tensor,
         rope: tuple[Tensor, Tensor],
-        text: Tensor | KeyValue,
+        text: Tensor | KeyValue | BiasedKeyValue,
         audio: Tensor | KeyValue | None,
         face_weight_BQ1: Tensor | None = None,
+        rows_B: Tensor | None = None,
     ) -> tuple[Tensor | Carried, Tensor]:
         """As ``Block.forward``; between fused blocks the stream travels with the norm the next one starts from."""
-        x, normed, parts = x_BQD if isinstance(x_BQD, Carried) else self._entered(x_BQD, time_B6D)
-        _, _, gate_attn, shift_ffn, scale_ffn, gate_ffn = parts
-        into_ffn = (shift_ffn, scale_ffn, True, self.norm2.eps, _matmul_dtype(self.ffn[0]))
-
+        x, normed, modulation = x_UQD if isinstance(x_UQD, Carried) else self._entered(x_UQD, time_U6D)
         y = self._self_attention(normed, rope)
-        x, normed = gate_residual_norm(x, y, gate_attn, *_affine(self.norm3, self.cross_attn.q))
-        y = self.cross_attn(normed, text)
+        x, normed = self._before_text(x, y, modulation[:, 2:3])
+        time = time_U6D
+        if rows_B is not None:
+            x, normed, modulation, time = (each.index_select(0, rows_B) for each in (x, normed, modulation, time))
+        y = self._text_attention(normed, text)
         if audio is not None:
-            wrapper = self.audio_cross_attn_wrapper
-            x, normed = gate_residual_norm(x, y, None, *_affine(wrapper.norm1_audio, wrapper.audio_cross_attn.q))
-            y = wrapper.audio_cross_attn(normed, audio)
-            y = y if face_weight_BQ1 is None else face_weight_BQ1 * y
-        after_audio, normed = gate_residual_norm(x, y, None, *into_ffn)
-        y = self.ffn(normed)
-        return self._left(after_audio, y, gate_ffn, time_B6D), after_audio
+            x, normed = self._before_audio(x, y)
+            y = self._audio_attention(normed, audio, face_weight_BQ1)
+        shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
+        after_audio, normed = self._before_feed_forward(x, y, shift, scale)
+        y = self._feed_forward(normed)
+        return self._left(after_audio, y, gate, time), after_audio
 
-    def _entered(self, x_BQD: Tensor, time_B6D: Tensor) -> Carried:
-        x, parts = x_BQD.float(), self._modulation(time_B6D)
-        shift, scale = parts[:2]
-        return Carried(x, adaln_modulate(x, shift, scale, self.norm1.eps, _matmul_dtype(self.self_attn.q)), parts)
+    def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
+        x, modulation = x_UQD.float(), self._modulation(time_U6D)
+        shift, scale = modulation[:, :2].chunk(2, dim=1)
+        normed = adaln_modulate(x, shift, scale, self.norm1.eps, _matmul_dtype(self.self_attn.q))
+        return Carried(x, normed, modulation)
 
     def _left(self, x_BQD: Tensor, y_BQD: Tensor, gate_B1D: Tensor, time_B6D: Tensor) -> Tensor | Carried:
         if not self.following:
             return torch.addcmul(x_BQD, gate_B1D, y_BQD.to(x_BQD.dtype))
         (following,) = self.following
-        parts = following._modulation(time_B6D)
-        shift, scale = parts[:2]
+        modulation = following._modulation(time_B6D)
+        shift, scale = modulation[:, :2].chunk(2, dim=1)
         dtype = _matmul_dtype(following.self_attn.q)
         x, normed = gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, True, following.norm1.eps, dtype)
-        return Carried(x, normed, parts)
+        return Carried(x, normed, modulation)
 
-    def _modulation(self, time_B6D: Tensor) -> tuple[Tensor, ...]:
-        return (self.modulation.float() + time_B6D).chunk(6, dim=1)
+    def _modulation(self, time_B6D: Tensor) -> Tensor:
+        return self.modulation.float() + time_B6D
 
-    def _self_attention(self, normed_BQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _self_attention(self, normed_UQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         attention, (weight, bias) = self.self_attn, self.qkv
-        q, k, v = F.linear(normed_BQD, weight, bias).chunk(3, dim=-1)
+        q, k, v = F.linear(normed_UQD, weight, bias).chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
-        q_BQHK, k_BQHK = qk_norm_rope(q, k, *norms, *rope, heads, attention.norm_q.eps)
-        kv = KeyValue(k_BQHK.transpose(1, 2), attention.split_heads(v))
-        return attention.attend(q_BQHK.transpose(1, 2), kv)
+        q_UQHK, k_UQHK = qk_norm_rope(q, k, *norms, *rope, heads, attention.norm_q.eps)
+        kv = KeyValue(k_UQHK.transpose(1, 2), attention.split_heads(v))
+        return attention.attend(q_UQHK.transpose(1, 2), kv)
+
+    def _before_text(self, x_UQD: Tensor, y_UQD: Tensor, gate_U1D: Tensor) -> tuple[Tensor, Tensor]:
+        return gate_residual_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3, self.cross_attn.q))
+
+    def _text_attention(self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue) -> Tensor:
+        attention = self.cross_attn
+        if isinstance(text, Tensor):
+            text = attention.project(text)
+        bias = text.bias_BS if isinstance(text, BiasedKeyValue) else None
+        q = attention.q(normed_BQD)
+        k, v = text.k.to(q.dtype), text.v.to(q.dtype)
+        return attention.o(text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps))
+
+    def _before_audio(self, x_BQD: Tensor, y_BQD: Tensor) -> tuple[Tensor, Tensor]:
+        wrapper = self.audio_cross_attn_wrapper
+        return gate_residual_norm(x_BQD, y_BQD, None, *_affine(wrapper.norm1_audio, wrapper.audio_cross_attn.q))
+
+    def _audio_attention(
+        self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None = None
+    ) -> Tensor:
+        attention = self.audio_cross_attn_wrapper.audio_cross_attn
+        if isinstance(audio, Tensor):
+            audio = attention.project(audio)
+        q = attention.q(normed_BQD)
+        k, v = audio.k.to(q.dtype)[None], audio.v.to(q.dtype)[None]  # one speaker
+        y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, None, attention.norm_q.eps))
+        return y if face_weight_BQ1 is None else face_weight_BQ1 * y
+
+    def _before_feed_forward(
+        self, x_BQD: Tensor, y_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        dtype = _matmul_dtype(self.ffn[0])
+        return gate_residual_norm(x_BQD, y_BQD, None, shift_B1D, scale_B1D, True, self.norm2.eps, dtype)
+
+    def _feed_forward(self, normed_BQD: Tensor) -> Tensor:
+        widen, _, narrow = self.ffn
+        return narrow(_linear_gelu(normed_BQD, widen))
+
+
+class FusedHead(Head):
+    """A ``Head`` with its norm and modulation in one pass."""
+
+    def forward(self, x_BQD: Tensor, embedding_BD: Tensor) -> Tensor:
+        shift, scale = (self.modulation.float() + embedding_BD[:, None]).chunk(2, dim=1)
+        return self.head(adaln_modulate(x_BQD, shift, scale, self.norm.eps, torch.float32))
 
 
 def fuse(dit: HumoDiT) -> HumoDiT:
@@ -102,6 +168,7 @@ def fuse(dit: HumoDiT) -> HumoDiT:
     for block, *following in zip(dit.blocks, dit.blocks[1:], strict=False):
         block.following = tuple(following)
     dit.blocks[-1].following = ()
+    dit.head.__class__ = FusedHead
     return dit
 
 
@@ -111,6 +178,7 @@ def unfuse(dit: HumoDiT) -> HumoDiT:
         if isinstance(block, FusedBlock):
             block.__class__ = Block
             del block.qkv, block.following
+    dit.head.__class__ = Head
     return dit
 
 
@@ -124,6 +192,27 @@ def _packed(attention: SelfAttention) -> tuple[Tensor, Tensor]:
             getattr(layer, name).data = part
         packed.append(joined)
     return packed[0], packed[1]
+
+
+def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
+    """(B, S) float32: 0 for the tokens of a text, the logarithm of their number for its padding, nothing after that."""
+    bias_BS = torch.full((len(lengths), keys), -math.inf)
+    for row, length in zip(bias_BS, lengths, strict=True):
+        row[:length] = 0
+        if length < limit:
+            row[length] = math.log(limit - length)
+    return bias_BS
+
+
+def _linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
+    """Linear layer and tanh-GELU. On a GPU both bias and GELU are part of the product, before its result is rounded.
+
+    PyTorch's operator for that computes the tanh form on a GPU alone.
+    """
+    if x.is_cuda and x.dtype in _HALF and x.dtype == linear.weight.dtype:
+        y = torch._addmm_activation(linear.bias, x.flatten(0, -2), linear.weight.t(), use_gelu=True)
+        return y.unflatten(0, x.shape[:-1])
+    return F.gelu(linear(x), approximate="tanh")
 
 
 def _affine(norm: nn.LayerNorm, reader: nn.Linear) -> tuple[Tensor, Tensor, bool, float, torch.dtype]:
