@@ -109,9 +109,9 @@ class HumoDiT(nn.Module):
             face_mask: (B, T, H, W) in 0..1, where audio acts; its mean over a patch weighs the token's audio attention.
                 None acts everywhere, as the published models do.
             rope: the ``rope_table`` of this size, if the caller keeps it.
-            rows: (B,) int64, for samples that differ in text, audio or face mask alone: latents, timesteps and condition
-                hold each distinct input once, and this says which one a sample has. What comes before the first
-                difference is computed once. None: every sample has its own.
+            rows: (B,) int64, for samples that differ in text, audio or face mask alone: latents, timesteps and
+                condition hold each distinct input once, and this says which one a sample has. What comes before the
+                first difference is computed once. None: every sample has its own.
             return_face_mask: also return the mask predictor's logits (B, T, H, W).
 
         Returns:

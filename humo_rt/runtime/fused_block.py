@@ -4,8 +4,9 @@
 the kernels have no backward pass.
 
 Beside attention and matrix products a block moves, per token and unit of width: four times gate, residual and norm (12
-bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out), once the norm and rotation
-of q and k (8 bytes), the queries of text twice and of audio once, and what those two attentions return (10 bytes).
+bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out), once the norm and
+rotation of q and k (8 bytes), the queries of text twice and of audio once, and what those two attentions return (10
+bytes): 66 bytes in all.
 
 Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """

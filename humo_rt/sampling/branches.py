@@ -17,6 +17,7 @@ from torch import Tensor
 from humo_rt.conditions.audio import append_reference_frames
 from humo_rt.conditions.image import assemble_condition
 from humo_rt.model.dit import Context, HumoDiT
+from humo_rt.model.embeddings import rope_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class Conditions:
 class GuidedModel:
     """A DiT with its conditions: keys and values of each distinct text and audio are projected once.
 
+    Branches that share a forward share their input too where they differ in text and audio alone.
     ``branch_batch_size`` bounds how many branches share one forward; None runs all of them in one.
     """
 
@@ -92,33 +94,48 @@ class GuidedModel:
     def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
         """The weighted sum of the branches' velocities, float32, shaped like ``x_NCTHW``."""
         total = torch.zeros_like(x_NCTHW, dtype=torch.float32)
-        for group in self._groups(weights):
-            branches = self._forward(x_NCTHW, timestep, group).unflatten(0, (len(group), -1))
-            for name, branch in zip(group, branches, strict=True):
-                total.add_(branch, alpha=weights[name])
+        for name, branch in zip(weights, self.branches(x_NCTHW, timestep, tuple(weights)), strict=True):
+            total.add_(branch, alpha=weights[name])
         return total
 
-    def _groups(self, weights: Mapping[str, float]) -> list[tuple[str, ...]]:
+    def branches(self, x_NCTHW: Tensor, timestep: int, names: Sequence[str]) -> Tensor:
+        """The velocities of the branches ``names`` along a first axis, float32 (len(names), N, C, T, H, W)."""
+        found = [self._forward(x_NCTHW, timestep, group) for group in self._groups(names)]
+        velocities = found[0] if len(found) == 1 else torch.cat(found)
+        return velocities.unflatten(0, (len(names), -1))
+
+    def _groups(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """The branches that share a forward."""
-        names = tuple(weights)
+        names = tuple(names)
         size = self.branch_batch_size or len(names)
         return [names[start : start + size] for start in range(0, len(names), size)]
 
     def _forward(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> Tensor:
-        inputs = torch.cat([self._latent_input(x_NCTHW, "I" in name) for name in names])
+        inputs = torch.cat([self._latent_input(x_NCTHW, with_image) for with_image in _inputs(names)])
         timesteps = torch.full((inputs.shape[0],), timestep, device=self.device)
         return self.model(inputs, timesteps, **self._constant_inputs(names))
 
     def _constant_inputs(self, names: tuple[str, ...]) -> dict[str, Any]:
         """What the model is given beside latents and timestep: the same at every step."""
         if names not in self._constants:
-            inputs: dict[str, Any] = {"context": self._context(names), "condition": None}
+            distinct = _inputs(names)
+            inputs: dict[str, Any] = {"context": self._context(names), "condition": None, "rope": self._rope}
             if self.model.config.image_injection == "channels":
-                inputs["condition"] = torch.cat([self._channel_condition("I" in name) for name in names])
+                inputs["condition"] = torch.cat([self._channel_condition(with_image) for with_image in distinct])
+            if len(distinct) < len(names):
+                videos = self.conditions.num_videos
+                rows = [distinct.index("I" in name) * videos + video for name in names for video in range(videos)]
+                inputs["rows"] = torch.tensor(rows, device=self.device)
             if self.conditions.face_mask is not None:
                 inputs["face_mask"] = self.conditions.face_mask.to(self.device).repeat(len(names), 1, 1, 1)
             self._constants[names] = inputs
         return self._constants[names]
+
+    @cached_property
+    def _rope(self) -> tuple[Tensor, Tensor]:
+        config = self.model.config
+        frames, rows, columns = (size // patch for size, patch in zip(self.shape[2:], config.patch_size, strict=True))
+        return rope_table(frames, rows, columns, config.head_dim, self.device)
 
     def _context(self, names: tuple[str, ...]) -> Context:
         texts, audios = self._context_rows(names)
@@ -155,3 +172,8 @@ class GuidedModel:
                 each = [assemble_condition(grey, frames, num_references=slots)] * conditions.num_videos
             self._channel_conditions[with_image] = torch.stack(each)
         return self._channel_conditions[with_image]
+
+
+def _inputs(names: Iterable[str]) -> list[bool]:
+    """The distinct latent inputs of branches, by whether they show the image: nothing else enters there."""
+    return list(dict.fromkeys("I" in name for name in names))

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from humo_rt.sampling.branches import GuidedModel
@@ -129,6 +128,4 @@ class ReusingModel(GuidedModel):
 
     def _branches(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> dict[str, Tensor]:
         self.forwards += len(names)
-        groups = self._groups(dict.fromkeys(names, 1.0))
-        velocities = torch.cat([self._forward(x_NCTHW, timestep, group) for group in groups])
-        return dict(zip(names, velocities.unflatten(0, (len(names), -1)), strict=True))
+        return dict(zip(names, self.branches(x_NCTHW, timestep, names), strict=True))

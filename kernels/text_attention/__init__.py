@@ -1,6 +1,6 @@
 """Text attention: the text cross-attention of a block, with keys that may stand for several equal ones.
 
-    out[b, l] = attention(rms(q[b, l]), k[b], v[b], bias[b]),  softmax over s of (q_h . k[b, h, s] / sqrt(K) + bias[b, s])
+    out[b, l, h] = sum over s of p[s] * v[b, h, s],  p = softmax(rms(q[b, l])_h . k[b, h] / sqrt(K) + bias[b])
 
 The text of a prompt is padded with zeros up to the model's length, so all padding keys are one key: n real ones and
 ``log(padding)`` as the bias of the next give what all keys give. A bias of minus infinity leaves a key out, so that
