@@ -21,12 +21,15 @@ from humo_rt.conditions.image import encode_references, fit_on_white, grey_laten
 from humo_rt.conditions.text import TextConditioner
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
 from humo_rt.media import Sound, VideoWriter, read_audio, read_image, read_sound
+from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache, digest
+from humo_rt.runtime.fused_block import fuse, is_fused
 from humo_rt.runtime.placement import chosen_device
+from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.runtime.trace import Tracer, block_ranges
 from humo_rt.runtime.warmup import noise_inputs, run_sampler
 from humo_rt.sampling.branches import Conditions
@@ -47,8 +50,9 @@ class Pipeline:
         *,
         dit_engine: str | Path | None = None,
         attention_backend: str = attention_backends.AUTO,
+        cuda_graphs: bool | None = None,
     ) -> None:
-        """See ``from_pretrained`` for ``dit_engine`` and ``attention_backend``."""
+        """See ``from_pretrained`` for ``dit_engine``, ``attention_backend`` and ``cuda_graphs``."""
         self.config = components.config
         self.dit = components.dit
         self.vae = components.vae
@@ -65,6 +69,7 @@ class Pipeline:
             from humo_rt.tensorrt import open_dit
 
             self.dit = open_dit(dit_engine, components.dit)
+        self.denoiser = _denoiser(self.dit, self.device, cuda_graphs) if dit_engine is None else self.dit
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
         self._encodings = EncodingCache()
@@ -79,6 +84,7 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         dit_engine: str | Path | None = None,
         attention_backend: str = attention_backends.AUTO,
+        cuda_graphs: bool | None = None,
     ) -> Pipeline:
         """Load a preset's weights.
 
@@ -92,6 +98,8 @@ class Pipeline:
                 still projects text and audio, once per generation; the other weights of its DiT are dropped.
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
                 the fastest that works here. `humo-rt doctor` lists them.
+            cuda_graphs: whether a GPU replays forwards of the DiT from a recording, which takes memory for its
+                activations; None: those of small videos, whose launches take longer than their work.
 
         Raises:
             ValueError: unknown preset or device, or a folder or ``dit_engine`` that lacks a part or holds a wrong one;
@@ -105,7 +113,7 @@ class Pipeline:
         head_dim = configuration(path_or_preset, weights).dit.head_dim
         _attention(attention_backend, dit_engine, device, dtype, head_dim)
         components = load_components(path_or_preset, weights=weights, device=device, dtype=dtype)
-        pipeline = cls(components, dit_engine=dit_engine, attention_backend=attention_backend)
+        pipeline = cls(components, dit_engine=dit_engine, attention_backend=attention_backend, cuda_graphs=cuda_graphs)
         if dit_engine is not None:
             from humo_rt.tensorrt.graph_dit import keep_context_projections
 
@@ -263,7 +271,7 @@ class Pipeline:
         ranges = nullcontext() if tracer is None else block_ranges(self.dit)
         with request.step_observer(self) as on_step, ranges:
             latents = denoise(
-                self.dit,
+                self.denoiser,
                 conditions,
                 self._noise(request, conditions.num_slots),
                 guidance=table,
@@ -351,6 +359,15 @@ def generate(
 
 
 _loaded: dict[tuple[Any, ...], Pipeline] = {}
+
+
+def _denoiser(dit: HumoDiT, device: torch.device, cuda_graphs: bool | None) -> HumoDiT | ReplayedDiT:
+    """What the denoise loop calls: on a GPU the DiT on fused kernels, its small forwards replayed."""
+    if device.type != "cuda":
+        return dit
+    if not is_fused(dit):
+        fuse(dit)
+    return dit if cuda_graphs is False else ReplayedDiT(dit, always=bool(cuda_graphs))
 
 
 def _attention(

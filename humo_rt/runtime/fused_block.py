@@ -161,7 +161,7 @@ def fuse(dit: HumoDiT) -> HumoDiT:
 
     Call it after the DiT has its device and dtype. ``ValueError`` when it is fused already.
     """
-    if any(isinstance(block, FusedBlock) for block in dit.blocks):
+    if is_fused(dit):
         raise ValueError("this DiT is fused already: call unfuse first")
     for block in dit.blocks:
         block.qkv = _packed(block.self_attn)
@@ -171,6 +171,10 @@ def fuse(dit: HumoDiT) -> HumoDiT:
     dit.blocks[-1].following = ()
     dit.head.__class__ = FusedHead
     return dit
+
+
+def is_fused(dit: HumoDiT) -> bool:
+    return any(isinstance(block, FusedBlock) for block in dit.blocks)
 
 
 def unfuse(dit: HumoDiT) -> HumoDiT:
@@ -188,11 +192,26 @@ def _packed(attention: SelfAttention) -> tuple[Tensor, Tensor]:
     layers = (attention.q, attention.k, attention.v)
     packed = []
     for name in ("weight", "bias"):
-        joined = torch.cat([getattr(layer, name).detach() for layer in layers])
+        parts = [getattr(layer, name).detach() for layer in layers]
+        if _adjacent(parts):  # fused before: what was recorded then still reads the same memory
+            first = parts[0]
+            packed.append(first.as_strided((3 * len(first), *first.shape[1:]), first.stride(), first.storage_offset()))
+            continue
+        joined = torch.cat(parts)
         for layer, part in zip(layers, joined.chunk(3), strict=True):
             getattr(layer, name).data = part
         packed.append(joined)
     return packed[0], packed[1]
+
+
+def _adjacent(parts: Sequence[Tensor]) -> bool:
+    """Whether ``parts`` of one size lie behind one another in one memory."""
+    first = parts[0]
+    storage, begin, size = first.untyped_storage().data_ptr(), first.storage_offset(), first.numel()
+    return all(
+        part.untyped_storage().data_ptr() == storage and part.storage_offset() == begin + index * size
+        for index, part in enumerate(parts)
+    )
 
 
 def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
