@@ -33,7 +33,7 @@ from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, SPATIAL_STRIDE, TE
 from humo_rt.pipeline import Pipeline
 from humo_rt.result import GenerationResult
 from humo_rt.runtime.attention_backends import AUTO, CHOICES
-from humo_rt.runtime.fused_block import FusedBlock, fuse, unfuse
+from humo_rt.runtime.fused_block import fuse, is_fused, unfuse
 
 PROMPT = "A woman with long dark hair and round glasses is talking to the camera in front of a bookshelf."
 BASELINE = "baseline"
@@ -156,16 +156,17 @@ def generate(pipeline: Pipeline, args: argparse.Namespace, variant: str) -> Gene
 
 @contextmanager
 def plain_blocks(pipeline: Pipeline, wanted: bool) -> Iterator[None]:
-    """If ``wanted``, run the blocks of the DiT unfused and eagerly meanwhile, on the same attention kernel."""
+    """If ``wanted``, run the DiT unfused, eagerly and launch by launch meanwhile, on the same attention kernel."""
     if not wanted:
         yield
         return
-    fused = any(isinstance(block, FusedBlock) for block in pipeline.dit.blocks)
-    unfuse(pipeline.dit)
+    fused, denoiser = is_fused(pipeline.dit), pipeline.denoiser
+    pipeline.denoiser = unfuse(pipeline.dit)
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        pipeline.denoiser = denoiser
         if fused:
             fuse(pipeline.dit)
 
