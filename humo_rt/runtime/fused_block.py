@@ -30,6 +30,8 @@ from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
 from humo_rt.model.block import Block
 from humo_rt.model.dit import Head, HumoDiT
 
+# Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
+KEY_STEP = 64
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -53,7 +55,7 @@ class FusedBlock(Block):
         That is exact: the rows beyond a text's length are zeros that went through one embedding, all equal.
         """
         limit = text_BLD.shape[1]
-        keys = min(max(lengths) + 1, limit)
+        keys = min(-(-(max(lengths) + 1) // KEY_STEP) * KEY_STEP, limit)
         kv = self.cross_attn.project(text_BLD[:, :keys])
         return BiasedKeyValue(kv.k, kv.v, _padding_bias(lengths, keys, limit).to(text_BLD.device))
 

@@ -65,6 +65,6 @@ def run(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL:
             out_BLX, q, norm_weight_D.contiguous(), k, face,
             batch, tokens, frames, eps, LOG2_E / head_dim**0.5,
             *q.stride()[:2], *k.stride()[:5],
-            P=speakers, H=heads, S=keys, K=head_dim, MASKED=face_weight_PBL is not None, **tiles, num_warps=4,
+            P=speakers, H=heads, S=keys, K=head_dim, MASKED=face_weight_PBL is not None, **tiles,
         )  # fmt: skip
     return out_BLX

@@ -49,6 +49,12 @@ def _kernel(
     tl.store(out_k_ptr + at_out, _rotated(k, cos, sin, HEADS, PAIRS).to(out_k_ptr.dtype.element_ty), mask=inside)
 
 
+def tile(num_heads: int, pairs: int) -> dict[str, int]:
+    """The powers of two that hold a token's heads, and warps of 16 elements a thread of q and of k: 16-byte loads."""
+    heads, pairs = triton.next_power_of_2(num_heads), triton.next_power_of_2(pairs)
+    return {"HEADS": heads, "PAIRS": pairs, "num_warps": max(1, min(16, heads * pairs // 256))}
+
+
 def run(
     q_BLD: Tensor,
     k_BLD: Tensor,
@@ -65,13 +71,11 @@ def run(
     q_BLD, k_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BLD, k_BLD))
     out_q = torch.empty((batch, length, num_heads, 2 * pairs), dtype=q_BLD.dtype, device=q_BLD.device)
     out_k = torch.empty_like(out_q)
-    block = {"HEADS": triton.next_power_of_2(num_heads), "PAIRS": triton.next_power_of_2(pairs)}
-    elements = 2 * block["HEADS"] * block["PAIRS"]
     with torch.cuda.device_of(out_q):
         _kernel[(length, batch)](
             out_q, out_k, q_BLD, k_BLD, weight_q_D.contiguous(), weight_k_D.contiguous(),
             cos_LP.contiguous(), sin_LP.contiguous(),
             length, num_heads, pairs, q_BLD.stride(0), q_BLD.stride(1), k_BLD.stride(0), k_BLD.stride(1), eps,
-            **block, num_warps=max(1, min(16, elements // 512)),
+            **tile(num_heads, pairs),
         )  # fmt: skip
     return out_q, out_k

@@ -56,5 +56,13 @@ def test_padding_as_one_key_is_the_attention_to_all_of_it(lengths: list[int]) ->
     plain, fused = make_dit(HUMO_1_7B, fused=False), make_dit(HUMO_1_7B, fused=True)
     rows = {"rows": torch.tensor([0, 1])}
     torch.testing.assert_close(fused(**inputs_of(fused, lengths), **rows), plain(**inputs_of(plain, lengths), **rows))
-    keys = fused.project_context([torch.randn(length, 16) for length in lengths], None).text[0].k.shape[2]
-    assert keys == min(max(lengths) + 1, plain.config.text_len)
+
+
+@torch.no_grad()
+def test_keys_are_projected_as_far_as_the_longest_text_goes() -> None:
+    dit = fuse(tiny_components(tiny_config(HUMO_1_7B, text_len=512)).dit)
+    text = dit.project_context([torch.randn(length, 16) for length in (5, 70, 0)], None).text[0]
+    assert text.k.shape[2] == text.v.shape[2] == text.bias_BS.shape[1] == 128
+    assert text.bias_BS.isfinite().sum(1).tolist() == [6, 71, 1]
+    counts = text.bias_BS.double().exp().sum(1)
+    torch.testing.assert_close(counts, torch.full((3,), 512.0, dtype=torch.float64), rtol=1e-6, atol=0)

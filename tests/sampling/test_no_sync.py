@@ -49,10 +49,11 @@ def conditions_of(config, mode: str, device: str, face_mask: bool = False) -> Co
     )
 
 
-def run_watched(config, mode: str, device: str, sampler: str, watch, **options) -> torch.Tensor:
+def run_watched(config, mode: str, device: str, sampler: str, watch, adapt=None, **options) -> torch.Tensor:
     """Three steps, which is as far as UniPC's order rises, each inside of ``watch(index, branches)``."""
     with torch.device(device):
-        model = HumoDiT(config.dit).eval()
+        model = HumoDiT(config.dit).eval().requires_grad_(False)
+    model = model if adapt is None else adapt(model)
     scheduler = make_scheduler(3, 5.0, sampler=sampler, device=device)
     if device == "meta":  # the loop reads these before its first step
         scheduler.timesteps = make_scheduler(3, 5.0, sampler=sampler).timesteps
