@@ -320,6 +320,7 @@ class Pipeline:
             references=max(1, len(request.images)),
             branches=min(branches, request.branch_batch_size or branches),
             dtype=self.dtype,
+            fused=self.device.type == "cuda" and self.dit_engine is None,
         )
         purpose = f"{request.width}x{request.height} with {request.num_frames} frames and {branches} guidance branches"
         check_memory(needed, available_memory(self.device), purpose)

@@ -133,6 +133,7 @@ class HumoDiT(nn.Module):
         for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
             x, after_audio = block(x, time, rope, text_i, audio_i, weight_BQ1, rows)
             kept.append(after_audio)
+            del after_audio  # a residual stream: not kept, it would live through the next block
             if rows is not None:  # the first block has made a stream for every sample
                 embedding, time, rows = embedding.index_select(0, rows), time.index_select(0, rows), None
 

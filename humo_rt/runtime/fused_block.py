@@ -81,9 +81,9 @@ class FusedBlock(Block):
             x, normed = self._before_audio(x, y)
             y = self._audio_attention(normed, audio, face_weight_BQ1)
         shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
-        after_audio, normed = self._before_feed_forward(x, y, shift, scale)
+        x, normed = self._before_feed_forward(x, y, shift, scale)
         y = self._feed_forward(normed)
-        return self._left(after_audio, y, gate, time), after_audio
+        return self._left(x, y, gate, time), x
 
     def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
         x, modulation = x_UQD.float(), self._modulation(time_U6D)
