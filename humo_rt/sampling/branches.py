@@ -55,7 +55,8 @@ class Conditions:
 class GuidedModel:
     """A DiT with its conditions: keys and values of each distinct text and audio are projected once.
 
-    Branches that share a forward share their input too where they differ in text and audio alone.
+    On a GPU, branches that differ in text and audio alone share their input: what comes before the first difference is
+    computed once. CPU libraries round a smaller batch differently, so there a seed keeps its latents to the bit.
     ``branch_batch_size`` bounds how many branches share one forward; None runs all of them in one.
     """
 
@@ -67,6 +68,7 @@ class GuidedModel:
         self.branch_batch_size = branch_batch_size
         self.shape = noise_NCTHW.shape
         self.device = noise_NCTHW.device
+        self.shares_inputs = self.device.type == "cuda"
         # By rows and not by names: branches that differ in the image alone share their context.
         self._contexts: dict[tuple[tuple[int, ...], tuple[int, ...]], Context] = {}
         self._channel_conditions: dict[bool, Tensor] = {}
@@ -111,14 +113,14 @@ class GuidedModel:
         return [names[start : start + size] for start in range(0, len(names), size)]
 
     def _forward(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> Tensor:
-        inputs = torch.cat([self._latent_input(x_NCTHW, with_image) for with_image in _inputs(names)])
+        inputs = torch.cat([self._latent_input(x_NCTHW, with_image) for with_image in self._inputs(names)])
         timesteps = torch.full((inputs.shape[0],), timestep, device=self.device)
         return self.model(inputs, timesteps, **self._constant_inputs(names))
 
     def _constant_inputs(self, names: tuple[str, ...]) -> dict[str, Any]:
         """What the model is given beside latents and timestep: the same at every step."""
         if names not in self._constants:
-            distinct = _inputs(names)
+            distinct = self._inputs(names)
             inputs: dict[str, Any] = {"context": self._context(names), "condition": None, "rope": self._rope}
             if self.model.config.image_injection == "channels":
                 inputs["condition"] = torch.cat([self._channel_condition(with_image) for with_image in distinct])
@@ -130,6 +132,11 @@ class GuidedModel:
                 inputs["face_mask"] = self.conditions.face_mask.to(self.device).repeat(len(names), 1, 1, 1)
             self._constants[names] = inputs
         return self._constants[names]
+
+    def _inputs(self, names: Iterable[str]) -> list[bool]:
+        """The latent inputs of one forward, by whether they show the image: nothing else enters there."""
+        shown = ["I" in name for name in names]
+        return list(dict.fromkeys(shown)) if self.shares_inputs else shown
 
     @cached_property
     def _rope(self) -> tuple[Tensor, Tensor]:
@@ -172,8 +179,3 @@ class GuidedModel:
                 each = [assemble_condition(grey, frames, num_references=slots)] * conditions.num_videos
             self._channel_conditions[with_image] = torch.stack(each)
         return self._channel_conditions[with_image]
-
-
-def _inputs(names: Iterable[str]) -> list[bool]:
-    """The distinct latent inputs of branches, by whether they show the image: nothing else enters there."""
-    return list(dict.fromkeys("I" in name for name in names))

@@ -35,7 +35,10 @@ def test_an_input_for_each_image_condition(published, names, inputs: int, rows: 
     model, conditions = Watched(config.dit).eval(), conditions_of(config, "TIA", "cpu")
     noise = torch.randn(1, 16, 3 + conditions.num_slots, 4, 6)
     with torch.no_grad():
-        together = GuidedModel(model, conditions, noise).branches(noise, 900, names)
+        guided = GuidedModel(model, conditions, noise)
+        assert not guided.shares_inputs
+        guided.shares_inputs = True
+        together = guided.branches(noise, 900, names)
         alone = GuidedModel(model, conditions, noise, branch_batch_size=1).branches(noise, 900, names)
     torch.testing.assert_close(together, alone)
     latents, timesteps, condition, given = seen[0]
