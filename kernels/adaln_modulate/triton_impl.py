@@ -18,16 +18,16 @@ def _kernel(
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)
-    inside = (rows < length)[:, None] & (columns < width)[None, :]
-    at_x = x_ptr + batch * x_batch + rows[:, None] * x_row + columns[None, :]
+    columns = tl.arange(0, BLOCK)[None, :]  # of two axes, so that a vector lies in the registers as a row does
+    inside = (rows < length)[:, None] & (columns < width)
+    at_x = x_ptr + batch * x_batch + rows[:, None] * x_row + columns
     x = tl.load(at_x, mask=inside, other=0.0).to(tl.float32)
     normed = standardised(x, inside, width, eps)
     # Loaded after the reduction, so that they take no registers during it: a wide row then leaves room for more rows.
     shift = tl.load(shift_ptr + batch * shift_batch + columns, mask=columns < width, other=0.0).to(tl.float32)
     scale = tl.load(scale_ptr + batch * scale_batch + columns, mask=columns < width, other=0.0).to(tl.float32)
-    result = normed * (1 + scale)[None, :] + shift[None, :]
-    at_out = out_ptr + (batch * length + rows[:, None]) * width + columns[None, :]
+    result = normed * (1 + scale) + shift
+    at_out = out_ptr + (batch * length + rows[:, None]) * width + columns
     tl.store(at_out, result.to(out_ptr.dtype.element_ty), mask=inside)
 
 

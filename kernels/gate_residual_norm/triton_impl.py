@@ -18,18 +18,17 @@ def _kernel(
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)
+    columns = tl.arange(0, BLOCK)[None, :]  # of two axes, so that a vector lies in the registers as a row does
     within = columns < width
-    inside = (rows < length)[:, None] & within[None, :]
-    at_residual = residual_ptr + batch * residual_batch + rows[:, None] * residual_row + columns[None, :]
-    at_y = y_ptr + batch * y_batch + rows[:, None] * y_row + columns[None, :]
+    inside = (rows < length)[:, None] & within
+    at_residual = residual_ptr + batch * residual_batch + rows[:, None] * residual_row + columns
+    at_y = y_ptr + batch * y_batch + rows[:, None] * y_row + columns
     total = tl.load(at_residual, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(at_y, mask=inside, other=0.0).to(tl.float32)
     if GATED:
-        gate = tl.load(gate_ptr + batch * gate_batch + columns, mask=within, other=0.0).to(tl.float32)
-        y *= gate[None, :]
+        y *= tl.load(gate_ptr + batch * gate_batch + columns, mask=within, other=0.0).to(tl.float32)
     written = (total + y).to(total_ptr.dtype.element_ty)
-    at_out = (batch * length + rows[:, None]) * width + columns[None, :]
+    at_out = (batch * length + rows[:, None]) * width + columns
     tl.store(total_ptr + at_out, written, mask=inside)
 
     normed = standardised(written.to(tl.float32), inside, width, eps)
@@ -38,7 +37,7 @@ def _kernel(
     scale = tl.load(scale_ptr + batch * scale_batch + columns, mask=within, other=0.0).to(tl.float32)
     if MODULATED:
         scale += 1.0
-    normed = normed * scale[None, :] + shift[None, :]
+    normed = normed * scale + shift
     tl.store(normed_ptr + at_out, normed.to(normed_ptr.dtype.element_ty), mask=inside)
 
 
