@@ -29,6 +29,7 @@ from humo_rt.kernels.text_attention import text_attention
 from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
 from humo_rt.model.block import Block
 from humo_rt.model.dit import Head, HumoDiT
+from humo_rt.model.face_tokens import FaceTokens
 
 # Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
 KEY_STEP = 64
@@ -66,7 +67,7 @@ class FusedBlock(Block):
         rope: tuple[Tensor, Tensor],
         text: Tensor | KeyValue | BiasedKeyValue,
         audio: Tensor | KeyValue | None,
-        face_weight_BQ1: Tensor | None = None,
+        faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
     ) -> tuple[Tensor | Carried, Tensor]:
         """As ``Block.forward``; between fused blocks the stream travels with the norm the next one starts from."""
@@ -77,11 +78,14 @@ class FusedBlock(Block):
         if rows_B is not None:
             x, normed, modulation, time = (each.index_select(0, rows_B) for each in (x, normed, modulation, time))
         y = self._text_attention(normed, text)
-        if audio is not None:
+        sparse = audio is not None and isinstance(faces, tuple)
+        if audio is not None and not sparse:
             x, normed = self._before_audio(x, y)
-            y = self._audio_attention(normed, audio, face_weight_BQ1)
+            y = self._audio_attention(normed, audio, faces)
         shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
         x, normed = self._before_feed_forward(x, y, shift, scale)
+        if sparse:
+            self._add_to_faces(x, normed, audio, faces, shift, scale)
         y = self._feed_forward(normed)
         return self._left(x, y, gate, time), x
 
@@ -135,9 +139,34 @@ class FusedBlock(Block):
         if isinstance(audio, Tensor):
             audio = attention.project(audio)
         q = attention.q(normed_BQD)
-        k, v = audio.k.to(q.dtype)[None], audio.v.to(q.dtype)[None]  # one speaker
-        y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, None, attention.norm_q.eps))
-        return y if face_weight_BQ1 is None else face_weight_BQ1 * y
+        k, v, weight = audio.k.to(q.dtype), audio.v.to(q.dtype), face_weight_BQ1
+        if k.ndim == 5:  # one speaker
+            k, v, weight = k[None], v[None], None if weight is None else weight[None]
+        by_token = None if weight is None else weight.squeeze(-1)
+        y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, by_token, attention.norm_q.eps))
+        times = len(k) if weight is None else weight.sum(0)  # that the bias counts
+        return y if weight is None and times == 1 else y + (times - 1) * attention.o.bias
+
+    def _add_to_faces(
+        self,
+        x_BQD: Tensor,
+        normed_BQD: Tensor,
+        audio: KeyValue,
+        faces: FaceTokens,
+        shift_B1D: Tensor,
+        scale_B1D: Tensor,
+    ) -> None:
+        """Audio for the tokens of faces, in place: in the stream, and in its norm for the feed-forward.
+
+        The others have got that norm already and need none for the audio.
+        """
+        for group in faces:
+            inside = x_BQD.index_select(1, group.tokens_M)
+            normed = self.audio_cross_attn_wrapper.norm1_audio(inside)
+            heard = self._audio_attention(normed, audio.of_frames(group.frames_F), group.weight_BM1)
+            inside, normed = self._before_feed_forward(inside, heard, shift_B1D, scale_B1D)
+            x_BQD.index_copy_(1, group.tokens_M, inside)
+            normed_BQD.index_copy_(1, group.tokens_M, normed)
 
     def _before_feed_forward(
         self, x_BQD: Tensor, y_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor
