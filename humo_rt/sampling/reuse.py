@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from humo_rt.sampling.branches import GuidedModel
-from humo_rt.sampling.guidance import MAX_TIMESTEP, NO_CONDITION, GuidanceTable, branch_name
+from humo_rt.sampling.guidance import MAX_TIMESTEP, NO_CONDITION, GuidanceTable, branch_name, richest_branch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class ReusingModel(GuidedModel):
 
     def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
         """The weighted sum of the branches' velocities, some of them as they were, float32."""
-        anchor = max(weights, key=lambda name: len(name.replace(NO_CONDITION, "")))
+        anchor = richest_branch(weights)
         if anchor != self._anchor:  # differences from another branch say nothing about this one
             self._anchor = anchor
             self._computed_at.clear()

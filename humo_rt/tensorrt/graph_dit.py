@@ -33,7 +33,8 @@ class StackedContext:
     tensors: Mapping[str, Tensor]
 
     def select(self, text_rows: Tensor, audio_rows: Tensor) -> StackedContext:
-        """One entry per guidance branch from the distinct texts and audios projected."""
+        """One entry per guidance branch from the distinct texts and audios projected; ``ValueError`` for speakers."""
+        require_one_speaker(len(audio_rows) if audio_rows.ndim > 1 else 1)
         rows = {
             bindings.TEXT_KEYS: text_rows,
             bindings.TEXT_VALUES: text_rows,
@@ -43,8 +44,14 @@ class StackedContext:
         return StackedContext({name: self.tensors[name].index_select(1, rows[name]) for name in rows})
 
 
+def require_one_speaker(speakers: int) -> None:
+    """``ValueError`` for several: their number would be an axis of the graph."""
+    if speakers > 1:
+        raise ValueError(f"an exported DiT takes one speaker, not {speakers}: give one audio, or leave out dit_engine")
+
+
 class GraphDiT(ABC):
-    """Base of the sessions and engines. ``config`` and ``project_context`` are what the sampler needs beside a call."""
+    """Base of the sessions and engines, with all that the sampler needs beside a call."""
 
     def __init__(self, dit: HumoDiT, spec: GraphSpec, source: str) -> None:
         """``dit`` projects the context; of its weights no others are used. ``source`` names the file in errors.
@@ -60,6 +67,10 @@ class GraphDiT(ABC):
     @abstractmethod
     def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Outputs by name. ``inputs``: contiguous, of the graph's dtypes and shapes, all on one device."""
+
+    def place_faces(self, face_mask: Tensor) -> Tensor:
+        """A graph takes the mask itself: its shapes do not depend on what is in the mask."""
+        return face_mask
 
     @torch.no_grad()
     def project_context(self, text_embeds: Tensor | Sequence[Tensor], audio_BTWNA: Tensor) -> StackedContext:
