@@ -6,7 +6,7 @@ Shape legend: N=1 videos, C 16 latent channels, T latent frames, R reference slo
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,7 +20,7 @@ from humo_rt.conditions.face import with_reference_frames
 from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
 from humo_rt.conditions.text import TextConditioner
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
-from humo_rt.media import Sound, VideoWriter, read_audio, read_image, read_sound
+from humo_rt.media import Sound, VideoWriter, mix, read_audio, read_image, read_sound
 from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
@@ -130,15 +130,15 @@ class Pipeline:
         request = self._accept(GenerationRequest(prompt=prompt, **options))
         clock = StageClock(self.device, synchronised=request.trace)
         tracer = Tracer(self.device) if request.trace else None
-        sound = _read_sound(request, clock)
+        sounds = _read_sounds(request, clock)
         frames = np.empty((request.num_frames, request.height, request.width, 3), dtype=np.uint8)
         position = 0
         # Closed here and not when the garbage is collected: an interrupted generation leaves no file.
-        with closing(self._written_blocks(request, sound, clock, tracer)) as blocks:
+        with closing(self._written_blocks(request, sounds, clock, tracer)) as blocks:
             for block in blocks:
                 frames[position : position + len(block)] = block
                 position += len(block)
-        timings = clock.timings()
+        timings, sound = clock.timings(), mix(sounds) if sounds else None
         return GenerationResult(
             frames=frames,
             audio=None if sound is None else sound.lasting(request.num_frames / FPS).samples_SC,
@@ -161,7 +161,7 @@ class Pipeline:
         if request.trace:
             raise ValueError("trace=True has no result to go into: use generate(), or leave it out")
         clock = StageClock(self.device)
-        return self._written_blocks(request, _read_sound(request, clock), clock)
+        return self._written_blocks(request, _read_sounds(request, clock), clock)
 
     def warmup(
         self,
@@ -208,12 +208,12 @@ class Pipeline:
         }
 
     def _written_blocks(
-        self, request: GenerationRequest, sound: Sound | None, clock: StageClock, tracer: Tracer | None = None
+        self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock, tracer: Tracer | None = None
     ) -> Generator[np.ndarray, None, None]:
         """Blocks of frames, each encoded into the output, if there is one, before it is handed on."""
         with ExitStack() as stack:
-            writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
-            conditions = self._encode_conditions(request, sound, clock)
+            writer = stack.enter_context(self._open_writer(request, sounds)) if request.output else None
+            conditions = self._encode_conditions(request, sounds, clock)
             with clock.stage("denoise"):
                 latents = self._denoise(request, conditions, tracer)
             for block_FHWC in self._decode(latents, clock):
@@ -224,19 +224,14 @@ class Pipeline:
             with clock.stage("encode"):
                 stack.close()
 
-    def _encode_conditions(self, request: GenerationRequest, sound: Sound | None, clock: StageClock) -> Conditions:
+    def _encode_conditions(self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock) -> Conditions:
         latent_frames, rows, columns = request.latent_size
         with clock.stage("text"):
             # Cached as a pair: they share a forward, and alone they may come out different in the last bit.
             prompts = [request.prompt, request.negative_prompt]
             positive, negative = self._encodings.get(("text", *prompts), lambda: self.text.encode(prompts))
-        audio = references = grey = None
-        if sound is not None:
-            with clock.stage("audio"):
-                (audio,) = self._encodings.get(
-                    ("audio", digest(sound.samples_SC), sound.sample_rate, latent_frames),
-                    lambda: [window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]],
-                )
+        references = grey = None
+        audio = self._encode_sounds(sounds, latent_frames, clock) if sounds else None
         with clock.stage("image"):
             if request.images:
                 fitted = [fit_on_white(read_image(image), request.width, request.height) for image in request.images]
@@ -250,16 +245,27 @@ class Pipeline:
                 (grey,) = self._encodings.get(
                     ("grey", *size), lambda: [grey_latents(self.vae, *size, self.shipped_grey)]
                 )
-        weights_THW, slots = request.face_weights(), max(1, len(request.images))
-        faces = None if weights_THW is None else with_reference_frames(weights_THW, slots)[None].to(self.device)
+        slots, faces = max(1, len(request.images)), request.face_weights
         return Conditions(
             text_embeds=[positive],
             negative_embeds=negative,
             audio=audio,
             reference_latents=references,
             grey_latents=grey,
-            face_mask=faces,
+            face_mask=None if faces is None else with_reference_frames(faces, slots).unsqueeze(-4),
+            predict_faces=request.face_mask_threshold,
         )
+
+    def _encode_sounds(self, sounds: Sequence[Sound], latent_frames: int, clock: StageClock) -> Tensor:
+        """Windowed features (1, T, window, bands, A) of one speaker, of several (P, 1, T, window, bands, A)."""
+        encoded = []
+        with clock.stage("audio"):
+            for sound in sounds:
+                encoded += self._encodings.get(
+                    ("audio", digest(sound.samples_SC), sound.sample_rate, latent_frames),
+                    lambda sound=sound: [window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]],
+                )
+        return encoded[0] if len(encoded) == 1 else torch.stack(encoded)
 
     def _denoise(self, request: GenerationRequest, conditions: Conditions, tracer: Tracer | None) -> Tensor:
         """Denoised video latents (1, 16, T - R, H/8, W/8); RuntimeError if they are not finite."""
@@ -310,6 +316,10 @@ class Pipeline:
     def _accept(self, request: GenerationRequest) -> GenerationRequest:
         """The request completed; RuntimeError when the estimate for its size exceeds the free memory."""
         request = request.validated(self.config)
+        if self.dit_engine is not None:
+            from humo_rt.tensorrt.graph_dit import require_one_speaker
+
+            require_one_speaker(len(request.audios))
         table = guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
         branches = max(len(row.weights) for row in table.rows)
         needed = activation_bytes(
@@ -326,7 +336,8 @@ class Pipeline:
         check_memory(needed, available_memory(self.device), purpose)
         return request
 
-    def _open_writer(self, request: GenerationRequest, sound: Sound | None) -> VideoWriter:
+    def _open_writer(self, request: GenerationRequest, sounds: Sequence[Sound]) -> VideoWriter:
+        sound = mix(sounds) if sounds else None
         track = {} if sound is None else {"audio": sound.samples_SC, "sample_rate": sound.sample_rate}
         return VideoWriter(
             request.output,
@@ -382,12 +393,12 @@ def _attention(
     return None
 
 
-def _read_sound(request: GenerationRequest, clock: StageClock) -> Sound | None:
-    """The sound at its own rate and channels: what the video carries. The model hears 16 kHz mono of it."""
-    if request.audio is None:
-        return None
+def _read_sounds(request: GenerationRequest, clock: StageClock) -> list[Sound]:
+    """Each speaker's sound at its own rate and channels: the video carries their mix, the model hears 16 kHz mono."""
+    if not request.audios:
+        return []
     with clock.stage("audio"):
-        return read_sound(request.audio)
+        return [read_sound(audio) for audio in request.audios]
 
 
 def _require_finite(values: Tensor, what: str) -> None:

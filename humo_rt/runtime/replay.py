@@ -38,6 +38,7 @@ class ReplayedDiT:
         self.dit = dit
         self.config = dit.config
         self.project_context = dit.project_context
+        self.place_faces = dit.place_faces
         self.always = always
         self._recordings: list[_Recording] = []
 
