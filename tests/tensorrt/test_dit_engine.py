@@ -78,6 +78,18 @@ def test_generate_makes_the_same_calls_and_the_same_video(pipelines, changes):
     assert psnr(found.frames, expected.frames) >= 40
 
 
+@pytest.mark.parametrize("masks", [(0, 0, 24, 32), "predictor"], ids=["a box", "predictor"])
+def test_face_masks(pipelines, masks):
+    expected, found = (p.generate(**REQUEST, face_masks=masks).frames for p in pipelines)
+    assert psnr(found, expected) >= 40
+
+
+def test_several_speakers_are_refused_before_any_work(pipelines):
+    two = {"audio": [REQUEST["audio"]] * 2, "face_masks": [(0, 0, 16, 16), (32, 0, 48, 16)]}
+    with pytest.raises(ValueError, match="an exported DiT takes one speaker, not 2: give one audio"):
+        pipelines[1].generate(**REQUEST | two)
+
+
 def psnr(found, expected):
     error = np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
