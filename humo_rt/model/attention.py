@@ -6,8 +6,7 @@ T latent frames, P speakers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import reduce
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -34,12 +33,11 @@ class KeyValue(NamedTuple):
         """Of audio, the latent frames ``frames_F`` only; a copy."""
         return KeyValue(self.k.index_select(-4, frames_F), self.v.index_select(-4, frames_F))
 
-    def speakers(self) -> Iterator[KeyValue]:
+    def speakers(self) -> list[KeyValue]:
         """Of audio, each speaker's keys and values, (B, T, H, S, K) each."""
         if self.k.ndim == 5:
-            yield self
-        else:
-            yield from map(KeyValue, self.k, self.v)
+            return [self]
+        return [KeyValue(k, v) for k, v in zip(self.k.unbind(0), self.v.unbind(0), strict=True)]
 
 
 class BiasedKeyValue(NamedTuple):
@@ -131,11 +129,12 @@ class AudioAttention(Attention):
         kv = audio if isinstance(audio, KeyValue) else self.project(audio)
         frames = kv.k.shape[-4]
         q_NHQK = self.queries(x_BQD.unflatten(1, (frames, -1))).flatten(0, 1)
-        heard = [
-            self.attend(q_NHQK, KeyValue(k.flatten(0, 1), v.flatten(0, 1))).reshape(x_BQD.shape)
-            for k, v in kv.speakers()
-        ]
-        if face_weight_BQ1 is not None:
-            weights = face_weight_BQ1 if kv.k.ndim == 6 else [face_weight_BQ1]
-            heard = [weight * one for weight, one in zip(weights, heard, strict=True)]
-        return reduce(torch.add, heard)
+        speakers, weights = kv.speakers(), face_weight_BQ1
+        if weights is None or kv.k.ndim == 5:
+            weights = [face_weight_BQ1] * len(speakers)
+        total = None
+        for (k, v), weight in zip(speakers, weights, strict=True):
+            heard = self.attend(q_NHQK, KeyValue(k.flatten(0, 1), v.flatten(0, 1))).reshape(x_BQD.shape)
+            heard = heard if weight is None else weight * heard
+            total = heard if total is None else total + heard
+        return total

@@ -119,6 +119,16 @@ def test_a_whole_model_gives_the_same_with_face_tokens_as_with_the_mask(publishe
             assert (expected - elsewhere).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("speakers", SPEAKERS)
+def test_blocks_compile_without_a_break(sub_block, speakers):
+    x, audio = noise(3, FRAMES * TOKENS, 32, seed=2), project(sub_block, speakers)
+    weight = weights(speakers, soft=True)
+    compiled = torch.compile(sub_block.add_to, fullgraph=True, backend="aot_eager")
+    for faces in (None, weight[..., None], gather_face_tokens(weight, frames=FRAMES)):
+        expected = sub_block.add_to(x.clone(), audio, faces)
+        torch.testing.assert_close(compiled(x.clone(), audio, faces), expected, atol=1e-6, rtol=0)
+
+
 def test_a_mask_of_most_of_the_video_stays_a_mask():
     dit = HumoDiT(tiny_config(HUMO_1_7B).dit)
     mask = torch.ones(1, 3, 8, 12)

@@ -7,6 +7,7 @@ import torch
 from humo_rt.config import HUMO_1_7B, NANO
 from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.dit import Context
+from humo_rt.model.face_tokens import TokenGroup
 from humo_rt.runtime import replay
 
 SIZE = (26, 60, 104)
@@ -19,6 +20,7 @@ def make_inputs() -> dict:
         "condition": None,
         "rope": (torch.ones(1), torch.ones(2)),
         "rows": torch.tensor([0, 0]),
+        "face_mask": (TokenGroup(*torch.ones(3, 2)),),
         "return_face_mask": False,
     }
 
@@ -29,7 +31,8 @@ def test_every_tensor_is_found_and_the_structure_kept() -> None:
     assert type(own["context"].text[1]) is BiasedKeyValue
     assert own["condition"] is None
     given, copies = replay._tensors(inputs), replay._tensors(own)
-    assert len(given) == len(copies) == 2 * 3 + 2 + 2 + 1
+    assert type(own["face_mask"][0]) is TokenGroup
+    assert len(given) == len(copies) == 2 * 3 + 2 + 2 + 1 + 3
     assert all(torch.equal(a, b) and a is not b for a, b in zip(given, copies, strict=True))
 
 
