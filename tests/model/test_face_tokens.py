@@ -123,6 +123,7 @@ def test_a_whole_model_gives_the_same_with_face_tokens_as_with_the_mask(publishe
 def test_blocks_compile_without_a_break(sub_block, speakers):
     x, audio = noise(3, FRAMES * TOKENS, 32, seed=2), project(sub_block, speakers)
     weight = weights(speakers, soft=True)
+    torch.compiler.reset()
     compiled = torch.compile(sub_block.add_to, fullgraph=True, backend="aot_eager")
     for faces in (None, weight[..., None], gather_face_tokens(weight, frames=FRAMES)):
         expected = sub_block.add_to(x.clone(), audio, faces)
