@@ -78,36 +78,15 @@ class FusedBlock(Block):
         if rows_B is not None:
             x, normed, modulation, time = (each.index_select(0, rows_B) for each in (x, normed, modulation, time))
         y = self._text_attention(normed, text)
+        if audio is not None and not isinstance(faces, tuple):
+            x, normed = self._before_audio(x, y)
+            y = self._audio_attention(normed, audio, faces)
         shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
-        x, normed = self.hear(x, y, audio, faces, shift, scale)
+        x, normed = self._before_feed_forward(x, y, shift, scale)
+        if audio is not None and isinstance(faces, tuple):
+            self._add_to_faces(x, normed, audio, faces, shift, scale)
         y = self._feed_forward(normed)
         return self._left(x, y, gate, time), x
-
-    def hear(
-        self,
-        x_BQD: Tensor,
-        y_BQD: Tensor,
-        audio: Tensor | KeyValue | None,
-        faces: Tensor | FaceTokens | None,
-        shift_B1D: Tensor,
-        scale_B1D: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The stream after text ``y_BQD`` and audio, and its norm for the feed-forward.
-
-        Outside of gathered ``faces`` tokens go from text to feed-forward in one pass, as without audio.
-        """
-        if audio is not None and not isinstance(faces, tuple):
-            x_BQD, normed = self._before_audio(x_BQD, y_BQD)
-            y_BQD = self._audio_attention(normed, audio, faces)
-        x_BQD, normed_BQD = self._before_feed_forward(x_BQD, y_BQD, shift_B1D, scale_B1D)
-        for group in faces if audio is not None and isinstance(faces, tuple) else ():
-            inside = x_BQD.index_select(1, group.tokens_M)
-            normed = self.audio_cross_attn_wrapper.norm1_audio(inside)
-            heard = self._audio_attention(normed, audio.of_frames(group.frames_F), group.weight_BM1)
-            inside, normed = self._before_feed_forward(inside, heard, shift_B1D, scale_B1D)
-            x_BQD.index_copy_(1, group.tokens_M, inside)
-            normed_BQD.index_copy_(1, group.tokens_M, normed)
-        return x_BQD, normed_BQD
 
     def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
         x, modulation = x_UQD.float(), self._modulation(time_U6D)
@@ -166,6 +145,27 @@ class FusedBlock(Block):
         y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, by_token, attention.norm_q.eps))
         times = len(k) if weight is None else weight.sum(0)  # that the bias counts
         return y if weight is None and times == 1 else y + (times - 1) * attention.o.bias
+
+    def _add_to_faces(
+        self,
+        x_BQD: Tensor,
+        normed_BQD: Tensor,
+        audio: KeyValue,
+        faces: FaceTokens,
+        shift_B1D: Tensor,
+        scale_B1D: Tensor,
+    ) -> None:
+        """Audio for the tokens of faces, in place: in the stream, and in its norm for the feed-forward.
+
+        The others have that norm already: they go from text to feed-forward in one pass, as without audio.
+        """
+        for group in faces:
+            inside = x_BQD.index_select(1, group.tokens_M)
+            normed = self.audio_cross_attn_wrapper.norm1_audio(inside)
+            heard = self._audio_attention(normed, audio.of_frames(group.frames_F), group.weight_BM1)
+            inside, normed = self._before_feed_forward(inside, heard, shift_B1D, scale_B1D)
+            x_BQD.index_copy_(1, group.tokens_M, inside)
+            normed_BQD.index_copy_(1, group.tokens_M, normed)
 
     def _before_feed_forward(
         self, x_BQD: Tensor, y_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor

@@ -35,9 +35,10 @@ def test_no_step_waits_for_the_gpu(published, mode: str, faces: dict, sampler: s
 
 
 @pytest.mark.parametrize("published", [HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
+@pytest.mark.parametrize(("mode", "faces"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("sampler", ["unipc", "euler"])
-def test_no_step_on_fused_kernels_waits_for_the_gpu(published, sampler: str) -> None:
-    latents = run_watched(tiny_config(published), "TIA", "cuda", sampler, no_synchronisation, adapt=fuse)
+def test_no_step_on_fused_kernels_waits_for_the_gpu(published, mode: str, faces: dict, sampler: str) -> None:
+    latents = run_watched(tiny_config(published), mode, "cuda", sampler, no_synchronisation, adapt=fuse, **faces)
     assert torch.isfinite(latents).all()
 
 
