@@ -6,8 +6,9 @@
 frame to frame; the reference frame always counts as a whole. "eager" is LayerNorm, audio attention and residual in
 plain PyTorch. "fused" is what lies between text attention and feed-forward; its time without audio is taken off, so
 that rows say what the audio adds. "share" is of the same block's audio without a mask; for 15 % face tokens 0.35 is the
-goal. "error" compares a row that gathers with the dense computation under the same mask. Random weights and inputs; the
-L2 cache is overwritten before every run. A row that fails is reported and the others go on. JSON last.
+goal. "error" compares a row that gathers with the dense computation under the same mask. "moves" are ways to fetch 15 % of
+the tokens and to put them back, alone. Random weights and inputs; the L2 cache is overwritten before every run. A row
+that fails is reported and the others go on. JSON last.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ def main() -> None:
     print(f"{report['device']}, torch {report['torch']}: {FRAMES} frames of {ROWS * COLUMNS} tokens")
     for row in results:
         name = f"{row['preset']} {row['block']} {row['case']}"
+        if row["block"] == "moves" and "failure" not in row:
+            print(f"{name:52} {row['median']:8.3f} ms, {row['gb_per_second']:.0f} GB/s")
+            continue
         if "failure" in row:
             print(f"{name:52} failed: {row['failure']}")
             continue
@@ -126,6 +130,35 @@ def measure(name: str, args: argparse.Namespace, device: torch.device) -> Iterat
             row["added"] = row["median"] - silent
             full = full or row["added"]  # the first case has no mask
             yield row | {"share": row["added"] / full}
+    yield from measure_moves(name, x_BQD, args.runs)
+
+
+def measure_moves(name: str, x_BQD: Tensor, runs: int) -> Iterator[dict[str, Any]]:
+    """Gathering and scattering rows of 15 % of the tokens in several ways; each row is read once and written once."""
+    weight = make_weights(Row(name="", share=0.15, gathered=True), x_BQD.shape[0], x_BQD.device)
+    tokens = torch.cat([group.tokens_M for group in gather_face_tokens(weight, frames=FRAMES)])
+    batch, per_video = x_BQD.shape[:2]
+    flat = (torch.arange(batch, device=tokens.device)[:, None] * per_video + tokens).flatten()
+    rows_BMD = x_BQD.index_select(1, tokens)
+    x_ND, rows_ND = x_BQD.flatten(0, 1), rows_BMD.flatten(0, 1)
+    ways: dict[str, Callable[[], Any]] = {
+        "index_select of axis 1": lambda: x_BQD.index_select(1, tokens),
+        "index_select of axis 0": lambda: x_ND.index_select(0, flat),
+        "indexing of axis 1": lambda: x_BQD[:, tokens],
+        "indexing of axis 0": lambda: x_ND[flat],
+        "index_copy_ of axis 1": lambda: x_BQD.index_copy_(1, tokens, rows_BMD),
+        "index_copy_ of axis 0": lambda: x_ND.index_copy_(0, flat, rows_ND),
+        "index_put_ of axis 0": lambda: x_ND.index_put_((flat,), rows_ND),
+        "index_add_ of axis 1": lambda: x_BQD.index_add_(1, tokens, rows_BMD),
+    }
+    for way, run in ways.items():
+        row = {"preset": name, "block": "moves", "case": way}
+        try:
+            median = median_of(run, runs, x_BQD.device)
+        except RuntimeError as error:
+            yield row | {"failure": str(error).splitlines()[0]}
+            continue
+        yield row | {"median": median, "gb_per_second": 2 * rows_BMD.nbytes / median / 1e6}
 
 
 def hear_fused(
