@@ -240,7 +240,7 @@ class GenerationRequest:
         values["image"] = [_describe(image) for image in self.images]
         audios = [_describe(audio) for audio in self.audios]
         values["audio"] = audios if isinstance(self.audio, list) else next(iter(audios), None)
-        of_each = isinstance(self.audio, list) and self.face_masks is not None
+        of_each = isinstance(self.audio, list) and isinstance(self.face_masks, list | tuple)
         values["face_masks"] = (
             [_describe_mask(m) for m in self.face_masks] if of_each else _describe_mask(self.face_masks)
         )

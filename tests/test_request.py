@@ -201,6 +201,7 @@ def test_predicted_faces():
     assert (filled.face_weights, filled.face_mask_threshold) == (None, 0.5)
     assert request(**PREDICTED, face_mask_threshold=0.2).validated(NANO).face_mask_threshold == 0.2
     assert filled.validated(NANO).settings() == filled.settings()
+    assert request(**PREDICTED | {"audio": TWO[:1]}).validated(NANO).settings()["face_masks"] == "predictor"
     for published in (HUMO_1_7B, HUMO_17B):
         with pytest.raises(ValueError, match=f"mask predictor, which the weights of {published.name} do not carry"):
             request(**PREDICTED).validated(published)
