@@ -24,7 +24,11 @@ OPS = (
     "audio_face_probabilities",
     "text_attention",
     "adaln_modulate",
+    "adaln_modulate_quantize",
     "gate_residual_norm",
+    "gate_residual_norm_quantize",
+    "gelu_quantize",
+    "quantize_rows",
     "qk_norm_rope",
     "guided_update",
 )
