@@ -80,6 +80,7 @@ def generate(
     attention_backend: Annotated[
         str | None, typer.Option(help="Library for self-attention (default: the fastest); humo-rt doctor lists them.")
     ] = None,
+    precision: Annotated[str | None, typer.Option(help="exact (default), or fp8: lossy and faster.")] = None,
     cases: Annotated[Path | None, typer.Option(help="JSON file of many cases, generated into the folder -o.")] = None,
     contact_sheet: Annotated[Path | None, typer.Option(help="Also write a PNG of frames and sound.")] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Also print the times of stages and steps.")] = False,
@@ -107,6 +108,7 @@ def generate(
     model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype}
     model |= {} if dit_engine is None else {"dit_engine": dit_engine}
     model |= {} if attention_backend is None else {"attention_backend": attention_backend}
+    model |= {} if precision is None else {"precision": precision}
     with errors_in_one_line(traceback):
         if cases is None:
             conditions = {"prompt": prompt, "image": image or None, "audio": audio}

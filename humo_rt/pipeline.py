@@ -19,7 +19,7 @@ from humo_rt.conditions.audio import AudioConditioner, window_audio
 from humo_rt.conditions.face import with_reference_frames
 from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
 from humo_rt.conditions.text import TextConditioner
-from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
+from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
 from humo_rt.media import Sound, VideoWriter, read_audio, read_image, read_sound
 from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest
@@ -27,8 +27,10 @@ from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache, digest
+from humo_rt.runtime.float8_block import fuse_float8, is_float8
 from humo_rt.runtime.fused_block import fuse, is_fused
 from humo_rt.runtime.placement import chosen_device
+from humo_rt.runtime.precision import EXACT, FP8, check_precision
 from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.runtime.trace import Tracer, block_ranges
 from humo_rt.runtime.warmup import noise_inputs, run_sampler
@@ -50,18 +52,23 @@ class Pipeline:
         *,
         dit_engine: str | Path | None = None,
         attention_backend: str = attention_backends.AUTO,
+        precision: str = EXACT,
         cuda_graphs: bool | None = None,
     ) -> None:
-        """See ``from_pretrained`` for ``dit_engine``, ``attention_backend`` and ``cuda_graphs``."""
+        """See ``from_pretrained`` for ``dit_engine``, ``attention_backend``, ``precision`` and ``cuda_graphs``.
+
+        With precision ``"fp8"`` the DiT of ``components`` loses its weights, and serves no other pipeline.
+        """
         self.config = components.config
         self.dit = components.dit
         self.vae = components.vae
         self.shipped_grey = components.zero_vae
-        weight = self.dit.blocks[0].ffn[0].weight
+        weight = self.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
         self.device, self.dtype = weight.device, weight.dtype
-        self.dit_engine = dit_engine
+        self.dit_engine, self.precision = dit_engine, precision
+        _check_precision(precision, dit_engine, self.device, self.dtype, self.config.dit)
         self.attention_backend = _attention(
-            attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim
+            attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim, precision
         )
         if dit_engine is None:
             attention_backends.use_attention(self.dit, self.attention_backend)
@@ -69,7 +76,7 @@ class Pipeline:
             from humo_rt.tensorrt import open_dit
 
             self.dit = open_dit(dit_engine, components.dit)
-        self.denoiser = _denoiser(self.dit, self.device, cuda_graphs) if dit_engine is None else self.dit
+        self.denoiser = self.dit if dit_engine is not None else _denoiser(self.dit, self.device, precision, cuda_graphs)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
         self._encodings = EncodingCache()
@@ -84,6 +91,7 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         dit_engine: str | Path | None = None,
         attention_backend: str = attention_backends.AUTO,
+        precision: str = EXACT,
         cuda_graphs: bool | None = None,
     ) -> Pipeline:
         """Load a preset's weights.
@@ -98,22 +106,31 @@ class Pipeline:
                 still projects text and audio, once per generation; the other weights of its DiT are dropped.
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
                 the fastest that works here. `humo-rt doctor` lists them.
+            precision: ``"exact"``, or ``"fp8"`` for the DiT's matrix products in float8 (e4m3), with which ``"auto"``
+                may also take attention in float8. Lossy; needs an Ada, Hopper or Blackwell GPU.
             cuda_graphs: whether a GPU replays forwards of the DiT from a recording, which takes memory for its
                 activations; None: those of small videos, whose launches take longer than their work.
 
         Raises:
             ValueError: unknown preset or device, or a folder or ``dit_engine`` that lacks a part or holds a wrong one;
-                an ``attention_backend`` that is unknown or takes no such device, dtype or head_dim.
-            RuntimeError: too little memory, no such GPU, or what ``dit_engine`` or ``attention_backend`` needs is
-                missing.
+                an ``attention_backend`` or ``precision`` that is unknown or takes no such device, dtype or width.
+            RuntimeError: too little memory, no such GPU, or what ``dit_engine``, ``attention_backend`` or ``precision``
+                needs is missing.
         """
         device = chosen_device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         # Refused here rather than after the minutes that loading may take.
-        head_dim = configuration(path_or_preset, weights).dit.head_dim
-        _attention(attention_backend, dit_engine, device, dtype, head_dim)
+        config = configuration(path_or_preset, weights).dit
+        _check_precision(precision, dit_engine, device, dtype, config)
+        _attention(attention_backend, dit_engine, device, dtype, config.head_dim, precision)
         components = load_components(path_or_preset, weights=weights, device=device, dtype=dtype)
-        pipeline = cls(components, dit_engine=dit_engine, attention_backend=attention_backend, cuda_graphs=cuda_graphs)
+        pipeline = cls(
+            components,
+            dit_engine=dit_engine,
+            attention_backend=attention_backend,
+            precision=precision,
+            cuda_graphs=cuda_graphs,
+        )
         if dit_engine is not None:
             from humo_rt.tensorrt.graph_dit import keep_context_projections
 
@@ -204,6 +221,7 @@ class Pipeline:
             "noise_device": (request.generator or self).device.type,
             "torch": torch.__version__,
             "attention_backend": self.attention_backend,
+            "precision": self.precision,
             **({} if self.dit_engine is None else {"dit_engine": str(self.dit_engine)}),
         }
 
@@ -362,21 +380,38 @@ def generate(
 _loaded: dict[tuple[Any, ...], Pipeline] = {}
 
 
-def _denoiser(dit: HumoDiT, device: torch.device, cuda_graphs: bool | None) -> HumoDiT | ReplayedDiT:
+def _denoiser(dit: HumoDiT, device: torch.device, precision: str, cuda_graphs: bool | None) -> HumoDiT | ReplayedDiT:
     """What the denoise loop calls: on a GPU the DiT on fused kernels, its small forwards replayed."""
     if device.type != "cuda":
         return dit
-    if not is_fused(dit):
+    if precision == FP8:
+        fuse_float8(dit)
+    elif is_float8(dit):
+        raise ValueError("the DiT of these components has lost its weights to another pipeline's 'fp8': load it again")
+    elif not is_fused(dit):
         fuse(dit)
     return dit if cuda_graphs is False else ReplayedDiT(dit, always=bool(cuda_graphs))
 
 
+def _check_precision(
+    precision: str, engine: str | Path | None, device: torch.device, dtype: torch.dtype, config: DiTConfig
+) -> None:
+    check_precision(precision, device, dtype, config)
+    if engine is not None and precision != EXACT:
+        raise ValueError(f"precision {precision!r} does not reach into {str(engine)!r}: leave it out")
+
+
 def _attention(
-    requested: str, engine: str | Path | None, device: torch.device, dtype: torch.dtype, head_dim: int
+    requested: str,
+    engine: str | Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    precision: str,
 ) -> str | None:
     """The backend of self-attention, checked; None with an engine, which brings its own."""
     if engine is None:
-        return attention_backends.choose(requested, device, dtype, head_dim)
+        return attention_backends.choose(requested, device, dtype, head_dim, lossy=precision == FP8)
     if requested != attention_backends.AUTO:
         raise ValueError(f"attention_backend {requested!r} does not reach into {str(engine)!r}: leave it out")
     return None

@@ -24,6 +24,16 @@ class QuantizedRows(NamedTuple):
     values: Tensor
     scale: Tensor
 
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        """The tensor itself, (..., D) in ``dtype``."""
+        return (self.values.float() * self.scale).to(dtype)
+
+    def index_select(self, dim: int, index: Tensor) -> QuantizedRows:
+        """As of a tensor; ``dim`` is not the last axis."""
+        # Moved as bytes: not every kernel of PyTorch's knows e4m3.
+        values = self.values.view(torch.uint8).index_select(dim, index).view(FLOAT8)
+        return QuantizedRows(values, self.scale.index_select(dim, index))
+
 
 def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     """Values and scales of the rows of ``x``, float32; of float64 rows the values before rounding, in float64."""

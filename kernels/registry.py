@@ -29,7 +29,9 @@ OPS = (
     "gate_residual_norm_quantize",
     "gelu_quantize",
     "quantize_rows",
+    "quantize_tensor",
     "qk_norm_rope",
+    "qk_norm_rope_quantize",
     "guided_update",
 )
 BACKENDS = ("cuda", "triton")  # in order of preference

@@ -88,8 +88,7 @@ class FusedBlock(Block):
     def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
         x, modulation = x_UQD.float(), self._modulation(time_U6D)
         shift, scale = modulation[:, :2].chunk(2, dim=1)
-        normed = adaln_modulate(x, shift, scale, self.norm1.eps, _matmul_dtype(self.self_attn.q))
-        return Carried(x, normed, modulation)
+        return Carried(x, self._norm(x, shift, scale, self.norm1.eps, self._first_reader()), modulation)
 
     def _left(self, x_BQD: Tensor, y_BQD: Tensor, gate_B1D: Tensor, time_B6D: Tensor) -> Tensor | Carried:
         if not self.following:
@@ -97,23 +96,48 @@ class FusedBlock(Block):
         (following,) = self.following
         modulation = following._modulation(time_B6D)
         shift, scale = modulation[:, :2].chunk(2, dim=1)
-        dtype = _matmul_dtype(following.self_attn.q)
-        x, normed = gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, True, following.norm1.eps, dtype)
+        eps, reader = following.norm1.eps, following._first_reader()
+        x, normed = self._add_and_norm(x_BQD, y_BQD, gate_B1D, shift, scale, True, eps, reader)
         return Carried(x, normed, modulation)
+
+    def _first_reader(self) -> nn.Module:
+        return self.self_attn.q
+
+    @staticmethod
+    def _norm(x_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: float, reader: nn.Linear) -> Tensor:
+        return adaln_modulate(x_BQD, shift_B1D, scale_B1D, eps, _matmul_dtype(reader))
+
+    @staticmethod
+    def _add_and_norm(
+        x_BQD: Tensor,
+        y_BQD: Tensor,
+        gate_B1D: Tensor | None,
+        shift: Tensor,
+        scale: Tensor,
+        modulated: bool,
+        eps: float,
+        reader: nn.Linear,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = _matmul_dtype(reader)
+        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, dtype)
 
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D
 
     def _self_attention(self, normed_UQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        attention, (weight, bias) = self.self_attn, self.qkv
-        q, k, v = F.linear(normed_UQD, weight, bias).chunk(3, dim=-1)
+        attention = self.self_attn
+        q, k, v = self._project_qkv(normed_UQD).chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         q_UQHK, k_UQHK = qk_norm_rope(q, k, *norms, *rope, heads, attention.norm_q.eps)
         kv = KeyValue(k_UQHK.transpose(1, 2), attention.split_heads(v))
         return attention.attend(q_UQHK.transpose(1, 2), kv)
 
+    def _project_qkv(self, normed_UQD: Tensor) -> Tensor:
+        weight, bias = self.qkv
+        return F.linear(normed_UQD, weight, bias)
+
     def _before_text(self, x_UQD: Tensor, y_UQD: Tensor, gate_U1D: Tensor) -> tuple[Tensor, Tensor]:
-        return gate_residual_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3, self.cross_attn.q))
+        return self._add_and_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3), self.cross_attn.q)
 
     def _text_attention(self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue) -> Tensor:
         attention = self.cross_attn
@@ -126,7 +150,8 @@ class FusedBlock(Block):
 
     def _before_audio(self, x_BQD: Tensor, y_BQD: Tensor) -> tuple[Tensor, Tensor]:
         wrapper = self.audio_cross_attn_wrapper
-        return gate_residual_norm(x_BQD, y_BQD, None, *_affine(wrapper.norm1_audio, wrapper.audio_cross_attn.q))
+        norm, reader = wrapper.norm1_audio, wrapper.audio_cross_attn.q
+        return self._add_and_norm(x_BQD, y_BQD, None, *_affine(norm), reader)
 
     def _audio_attention(
         self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None = None
@@ -142,8 +167,7 @@ class FusedBlock(Block):
     def _before_feed_forward(
         self, x_BQD: Tensor, y_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor
     ) -> tuple[Tensor, Tensor]:
-        dtype = _matmul_dtype(self.ffn[0])
-        return gate_residual_norm(x_BQD, y_BQD, None, shift_B1D, scale_B1D, True, self.norm2.eps, dtype)
+        return self._add_and_norm(x_BQD, y_BQD, None, shift_B1D, scale_B1D, True, self.norm2.eps, self.ffn[0])
 
     def _feed_forward(self, normed_BQD: Tensor) -> Tensor:
         widen, _, narrow = self.ffn
@@ -166,8 +190,13 @@ def fuse(dit: HumoDiT) -> HumoDiT:
     if is_fused(dit):
         raise ValueError("this DiT is fused already: call unfuse first")
     for block in dit.blocks:
-        block.qkv = _packed(block.self_attn)
+        block.qkv = pack(block.self_attn)
         block.__class__ = FusedBlock
+    return link(dit)
+
+
+def link(dit: HumoDiT) -> HumoDiT:
+    """Tell each fused block of ``dit`` which one follows, and fuse the head; returns it."""
     for block, *following in zip(dit.blocks, dit.blocks[1:], strict=False):
         block.following = tuple(following)
     dit.blocks[-1].following = ()
@@ -180,16 +209,21 @@ def is_fused(dit: HumoDiT) -> bool:
 
 
 def unfuse(dit: HumoDiT) -> HumoDiT:
-    """Give a fused ``dit`` its plain blocks back, in place; returns it. A plain one stays as it is."""
+    """Give a fused ``dit`` its plain blocks back, in place; returns it. A plain one stays as it is.
+
+    ``ValueError`` for a DiT in float8, which has lost its weights.
+    """
     for block in dit.blocks:
         if isinstance(block, FusedBlock):
+            if type(block) is not FusedBlock:
+                raise ValueError(f"a {type(block).__name__} has no plain block to go back to: load the model again")
             block.__class__ = Block
             del block.qkv, block.following
     dit.head.__class__ = Head
     return dit
 
 
-def _packed(attention: SelfAttention) -> tuple[Tensor, Tensor]:
+def pack(attention: SelfAttention) -> tuple[Tensor, Tensor]:
     """One weight and one bias for q, k and v, whose own parameters become views of them: no memory is spent twice."""
     layers = (attention.q, attention.k, attention.v)
     packed = []
@@ -237,8 +271,8 @@ def _linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
     return F.gelu(linear(x), approximate="tanh")
 
 
-def _affine(norm: nn.LayerNorm, reader: nn.Linear) -> tuple[Tensor, Tensor, bool, float, torch.dtype]:
-    return norm.bias, norm.weight, False, norm.eps, _matmul_dtype(reader)
+def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, bool, float]:
+    return norm.bias, norm.weight, False, norm.eps
 
 
 def _matmul_dtype(linear: nn.Linear) -> torch.dtype:
