@@ -3,10 +3,10 @@
     python benchmarks/fp8_quality.py [--preset humo-1.7b] [--height 480 --width 832 --num-frames 97] [--branches 4]
     python benchmarks/fp8_quality.py --preset humo-17b --exact-layers '0.ffn.*,-1.ffn.*' '*.self_attn.o'
 
-Every variant is compared with exact fused blocks of the same weights, then the variants take turns. Errors are relative,
-norm over norm: of a block's output and of what it adds, given the exact input; of each branch's velocity; of the
-guided velocity. Random weights and inputs: activations of a trained model have larger outliers. A variant that fails
-is reported and does not stop the others. Prints tables, then one line of JSON. Videos: ``fp8_video.py``.
+Every variant is compared with exact fused blocks of the same weights, then the variants take turns. Errors are
+relative, norm over norm: of a block's output and of what it adds, given the exact input; of each branch's velocity; of
+the guided velocity. Random weights and inputs: activations of a trained model have larger outliers. A variant that
+fails is reported and does not stop the others. Prints tables, then one line of JSON. Videos: ``fp8_video.py``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,10 @@ def parse_arguments() -> argparse.Namespace:
         "--attention-backend", choices=CHOICES, default=AUTO, help="of exact, and of fp8 without cuDNN's"
     )
     parser.add_argument(
-        "--exact-layers", nargs="*", default=[], help="more variants: patterns that stay exact, commas between them"
+        "--exact-layers",
+        nargs="*",
+        default=[],
+        help="more variants: patterns of layers that stay exact, commas between them; 'none' for no layer",
     )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--runs", type=int, default=3)
@@ -97,9 +100,10 @@ def make_variants(
     reason = attention_backends.unavailable(CUDNN_FP8, device, torch.bfloat16, head_dim)
     failed = [] if reason is None else [{"variant": f"fp8 {CUDNN_FP8}", "failed": reason}]
     made = {}
-    for kept in (",".join(EXACT_LAYERS), *args.exact_layers):
-        dit = fuse_float8(make_dit(config.dit, device), tuple(filter(None, kept.split(","))))
-        name = f"fp8 but {kept}" if kept else "fp8"
+    for kept in (None, *args.exact_layers):
+        patterns = {None: EXACT_LAYERS, "none": ()}.get(kept, (kept or "").split(","))
+        dit = fuse_float8(make_dit(config.dit, device), tuple(patterns))
+        name = "fp8" if kept is None else f"fp8 but {kept}"
         made[name] = Variant(dit, plain)
         if reason is None:
             made[f"{name} {CUDNN_FP8}"] = Variant(dit, CUDNN_FP8)

@@ -75,7 +75,7 @@ class TestArithmetic:
             inputs["face_mask"] = torch.rand(3, 2, 6, 10, generator=torch.Generator().manual_seed(2))
         exact = forward(copy.deepcopy(dit).float(), inputs)
         expected = forward(rounded_model(dit), inputs)
-        fuse_float8(dit)
+        fuse_float8(dit, ())
         if case == "cached context":
             inputs["context"] = dit.project_context(inputs.pop("text_embeds"), inputs.pop("audio"))
         float8 = forward(dit, inputs)
@@ -135,7 +135,7 @@ class TestAttention:
 
 class TestLayers:
     def test_all_of_them(self, config):
-        dit = fuse_float8(make_dit(config).bfloat16())
+        dit = fuse_float8(make_dit(config).bfloat16(), ())
         assert count(dit) == PER_BLOCK * config.num_layers
         assert all(type(block) is Float8Block for block in dit.blocks)
 
@@ -152,6 +152,11 @@ class TestLayers:
         fuse_float8(dit, (pattern,))
         assert count(dit) == PER_BLOCK * config.num_layers - kept
         assert relative_error(forward(dit, inputs), exact) < (5e-3 if pattern == "*" else 3e-2)
+
+    def test_audio_attention_does_unless_something_else_is_asked_for(self, config):
+        dit = fuse_float8(make_dit(config).bfloat16())
+        assert count(dit) == (PER_BLOCK - 2) * config.num_layers
+        assert not [name for name, layer in dit.named_modules() if "audio" in name and isinstance(layer, Float8Linear)]
 
     def test_the_wide_weights_are_gone(self, config):
         dit = make_dit(config).bfloat16()
