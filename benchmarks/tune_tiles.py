@@ -26,6 +26,9 @@ from bench_kernels import copy_bytes_per_second, microseconds
 SPACES: dict[str, tuple[str, dict[str, list[int]]]] = {
     "adaln_modulate": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
     "gate_residual_norm": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
+    "gelu_quantize": ("tile", {"ROWS": [1], "num_warps": [4, 8, 16, 32]}),
+    "quantize_rows": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
+    "quantize_tensor": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
     "qk_norm_rope": ("tile", {"num_warps": [2, 4, 8, 16]}),
     "audio_face_attention": ("blocks", {"BLOCK_M": [16, 32, 64], "BLOCK_D": [128, 256, 512], "num_warps": [2, 4, 8]}),
     "text_attention": ("blocks", {"BLOCK_M": [64, 128], "BLOCK_S": [32, 64, 128], "num_warps": [4, 8]}),

@@ -57,6 +57,7 @@ def test_the_whole_report(tmp_path) -> None:
     ("arguments", "message"),
     [
         (["--baseline", "--dit-engine", "dit.onnx"], "--baseline runs PyTorch's DiT"),
+        (["--baseline", "--precision", "fp8"], "--baseline is compared with exact: add it to --precision"),
         (["--repeat", "0"], "--repeat 0 times nothing"),
     ],
 )
