@@ -192,20 +192,25 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write; large weights go beside it.")],
     preset: PresetName = None,
     weights: Weights = None,
-    precision: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    precision: Annotated[
+        str, typer.Option(help="bfloat16, float16, float32, or fp8 (lossy: the linear layers of the blocks).")
+    ] = "bfloat16",
     face_mask: Annotated[bool, typer.Option("--face-mask", help="Take a face mask as an input.")] = False,
     mask_predictor: Annotated[bool, typer.Option("--mask-predictor", help="Also predict the face mask.")] = False,
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="Audio attention as a TensorRT plugin; for build-engine only.")
+    ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Write the DiT as an ONNX file, for ONNX Runtime and build-engine."""
     with errors_in_one_line(traceback):
-        dtype = _dtype(precision)
         from humo_rt.tensorrt.commands import run_export
         from humo_rt.tensorrt.source import Source
 
         model, found = _source(preset, weights)
         source = Source(model=model, weights=found)
-        run_export(source, output, dtype=dtype, face_mask=face_mask, mask_predictor=mask_predictor)
+        parts = {"face_mask": face_mask, "mask_predictor": mask_predictor, "plugins": plugins}
+        run_export(source, output, precision=precision, **parts)
 
 
 @app.command("verify-engine")

@@ -92,7 +92,7 @@ class Engine(GraphDiT):
         header = read_header(path)
         tensorrt = load_tensorrt(header.package)
         require_usable(header, str(path), package_version=tensorrt.version, capability=require_gpu(header, path))
-        loaded = load_plan(path, tensorrt)
+        loaded = load_plan(path, header, tensorrt)
         if header.weight_streaming:
             automatic = loaded.engine.get_weight_streaming_automatic_budget()
             loaded.engine.weight_streaming_budget_v2 = automatic if weight_budget is None else weight_budget

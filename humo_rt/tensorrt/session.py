@@ -43,7 +43,8 @@ class OnnxDiT(GraphDiT):
         """Open ``path`` on ``device``, by default that of ``dit``, which projects text and audio.
 
         Raises:
-            ValueError: no ONNX file, not exported by this project, of another model or opset, or without its weights.
+            ValueError: no ONNX file, not exported by this project, of another model or opset, without its weights, or
+                with plugins.
             RuntimeError: ONNX Runtime is missing, has no support for the device, or cannot run the graph.
         """
         require("onnx", "onnxruntime")
@@ -52,6 +53,8 @@ class OnnxDiT(GraphDiT):
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         spec = read_graph(path).spec
+        if spec.plugins:
+            raise ValueError(f"{path} holds TensorRT plugins: build an engine of it, or export it without --plugins")
         return cls(dit, spec, _open(path, device), device, str(path))
 
     def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -127,7 +127,10 @@ def test_generate_from_the_command_line(nano_float32, tmp_path, monkeypatch):
     [
         (["export", "-o", "dit.pt", "--weights", "random"], "must end in .onnx"),
         (["export", "-o", "absent/dit.onnx", "--weights", "random"], "does not exist"),
-        (["export", "-o", "dit.onnx", "--precision", "int8"], "unknown dtype 'int8'"),
+        (
+            ["export", "-o", "dit.onnx", "--precision", "int8"],
+            "unknown precision 'int8': choose one of float32, float16, bfloat16, fp8",
+        ),
         (["export", "-o", "dit.onnx", "--preset", "humo-2b"], "humo-2b"),
         (["verify-engine", "absent.onnx"], "does not exist"),
         (["verify-engine", "absent.engine"], "absent.engine"),
