@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from humo_rt.model.dit import HumoDiT
@@ -19,13 +20,16 @@ def in_float32(dit: HumoDiT) -> Iterator[None]:
     """
     outside = [parameter for name, parameter in dit.named_parameters() if not name.startswith("blocks.")]
     narrow = [parameter.data for parameter in outside]
+    tf32 = torch.backends.cudnn.allow_tf32
     linears = [module for module in dit.blocks.modules() if isinstance(module, nn.Linear)]
     hooks = [hook for linear in linears for hook in _widened_while_it_runs(linear)]
+    torch.backends.cudnn.allow_tf32 = False
     try:
         for parameter in outside:
             parameter.data = parameter.data.float()
         yield
     finally:
+        torch.backends.cudnn.allow_tf32 = tf32
         for hook in hooks:
             hook.remove()
         for parameter, data in zip(outside, narrow, strict=True):
