@@ -53,6 +53,10 @@ def require_gpu(header: EngineHeader, path: Path) -> tuple[int, int]:
     return capability
 
 
+def current_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def require_bindings(engine: Any, header: EngineHeader, source: str) -> None:
     """``ValueError`` unless the plan's inputs and outputs are those of its header."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
