@@ -11,7 +11,7 @@ from humo_rt.model.layers import Linear
 from humo_rt.tensorrt import fp8
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.build import BuildSettings, build_engine
-from humo_rt.tensorrt.engine_file import file_name
+from humo_rt.tensorrt.engine_file import file_name, mapped_plan
 from humo_rt.tensorrt.export import export_onnx
 from humo_rt.tensorrt.fp8 import E4M3_MAX, QuantizedLinear, quantize
 from humo_rt.tensorrt.session import OnnxDiT
@@ -75,13 +75,17 @@ def exported(request, tmp_path_factory):
     return request.param, export_onnx(dit, tmp_path_factory.mktemp("fp8") / "dit.onnx", face_mask=True)
 
 
+def stored_codes(export):
+    stored = onnx.load(export.path).graph.initializer
+    return [tensor for tensor in stored if tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN]
+
+
 def test_every_product_of_a_block_is_quantised(exported):
     _, export = exported
     assert export.spec.precision == "fp8"
     assert export.nodes["QuantizeLinear"] == INPUTS
     assert export.nodes["DequantizeLinear"] == INPUTS + PRODUCTS
-    stored = onnx.load(export.path).graph.initializer
-    codes = [tensor.name for tensor in stored if tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN]
+    codes = [tensor.name for tensor in stored_codes(export)]
     assert len(codes) == PRODUCTS
     assert "blocks.0.ffn.0.weight_e4m3" in codes
 
@@ -114,3 +118,9 @@ def test_engines_are_built_without_a_gpu(bfloat16_export, tmp_path, target, weig
     report = build_engine(bfloat16_export.path, tmp_path / "dit.engine", settings=settings)
     assert report.fallbacks == report.notes == ()
     assert file_name(report.header).startswith("custom_fp8_48x32_")
+    if weights == "embedded":
+        with mapped_plan(report.path) as plan:
+            held = bytes(plan)
+        # Row by row, because TensorRT joins products of one input.
+        rows = {codes.name: codes.raw_data[: codes.dims[1]] for codes in stored_codes(bfloat16_export)}
+        assert [name for name, row in rows.items() if row not in held] == []
