@@ -26,6 +26,8 @@ OPS = (
     "gate_residual_norm",
     "qk_norm_rope",
     "guided_update",
+    "rms_silu",
+    "causal_conv",
 )
 BACKENDS = ("cuda", "triton")  # in order of preference
 REFERENCE = "reference"
