@@ -1,8 +1,8 @@
 """A video autoencoder that decodes in channels-last memory: no change of layout, no copy for padding or caches.
 
 ``use_channels_last`` changes a ``VideoVAE`` in place and ``use_plain`` changes it back. The same function of the same
-parameters: only the order of additions and the places of rounding differ. For inference: the kernels have no backward
-pass, and whoever trains keeps the plain decoder.
+parameters: only the order of additions differs, and values are rounded less often. For inference: the kernels have no
+backward pass, and whoever trains keeps the plain decoder.
 
 Activations lie as (N, T, Y, X, C), each frame inside a border of zeros one pixel wide. The pass that makes the input of
 a causal convolution writes it behind the two frames remembered from the piece before, so the convolution reads nothing
@@ -192,9 +192,8 @@ def enlarged(x_NTHWSC: Tensor) -> Tensor:
 def attended(block: WanAttentionBlock, x_NTYXC: Tensor) -> Tensor:
     """x with the block's attention, frame by frame, added."""
     pixels = x_NTYXC[:, :, 1:-1, 1:-1]
-    normed = F.normalize(pixels.float() if pixels.dtype != torch.float64 else pixels, dim=-1)
-    normed = (normed * block.norm.scale * block.norm.gamma.flatten()).to(pixels.dtype)
-    tokens_BLC = normed.flatten(0, 1).flatten(1, 2)
+    normed = F.normalize(pixels.float(), dim=-1) * block.norm.scale * block.norm.gamma.flatten()
+    tokens_BLC = normed.to(pixels.dtype).flatten(0, 1).flatten(1, 2)
     q, k, v = pointwise(block.to_qkv, tokens_BLC)[:, None].chunk(3, dim=-1)
     y_BLC = pointwise(block.proj, F.scaled_dot_product_attention(q, k, v)[:, 0])
     return x_NTYXC + bordered(y_BLC.view(pixels.shape))

@@ -6,10 +6,11 @@
 x_NTYXC: (N, T + KT - 1, Y, X, C), contiguous. A frame is Y - 2 by X - 2 pixels inside a border of zeros one wide, so
 that every tap of every pixel lies within memory. The first KT - 1 frames are those before the piece, zeros at the
 beginning of the video.
-weight_OIJKC: (O, KT, KH, KW, C) contiguous, which is how a channels-last weight of PyTorch lies in memory; KH and KW are
-1 or 3. C and O are multiples of 16.
+weight_OIJKC: (O, KT, KH, KW, C) contiguous, which is how a channels-last weight of PyTorch lies in memory. KH and KW
+are 1 or 3, C and O multiples of 16.
 bias_O: (O,). residual_NTYXO: (N, T, Y, X, O) or None; its border is not read.
-out: (N, T, Y, X, O), its border zero. All in one dtype, float32, float16 or bfloat16; sums are float32.
+out: (N, T, Y, X, O), its border zero. All in one dtype, float16 or bfloat16, on the CPU float32
+too. Sums are float32.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ def causal_conv(x_NTYXC: Tensor, weight_OIJKC: Tensor, bias_O: Tensor, residual_
 
 
 def _check_types(x: Tensor, **others: Tensor | None) -> None:
-    if x.dtype not in DTYPES:
-        raise ValueError(f"x is {x.dtype}: use float32, float16 or bfloat16")
+    if x.dtype not in DTYPES or (x.is_cuda and x.dtype == torch.float32):
+        raise ValueError(f"x is {x.dtype} on {x.device}: use float16 or bfloat16, on the CPU also float32")
     for name, tensor in {"x": x, **others}.items():
         if tensor is None:
             continue

@@ -31,11 +31,11 @@ class Tile(NamedTuple):
 
 @triton.jit
 def _add_product(total, x, weights, row, column):
-    """One tile of positions times one of weights; float32 inputs are not rounded to tf32."""
+    """One tile of positions times one of weights."""
     w = weights.load([row, column])
     if WIDEN:
         x, w = x.to(tl.float32), w.to(tl.float32)
-    return tl.dot(x, w.T, total, input_precision="ieee")
+    return tl.dot(x, w.T, total)
 
 
 @triton.jit
@@ -91,11 +91,9 @@ def output_parts(outputs: int) -> tuple[int, int]:
     return next(parts for parts in choices if outputs % sum(parts) == 0)
 
 
-def input_parts(inputs: int, element_size: int) -> tuple[int, int]:
-    """Wide and narrow part of a step along the input channels, of at most 128 bytes each."""
-    if element_size == 2 and inputs == 96:
-        return 64, 32
-    return next((wide, 0) for wide in (64, 32, 16) if inputs % wide == 0 and wide * element_size <= 128)
+def input_parts(inputs: int) -> tuple[int, int]:
+    """Wide and narrow part of a step along the input channels: 96 are taken in one step, others in equal ones."""
+    return (64, 32) if inputs == 96 else next((wide, 0) for wide in (64, 32, 16) if inputs % wide == 0)
 
 
 def default_tile(inputs: int, outputs: int) -> Tile:
@@ -115,7 +113,7 @@ def run(
     tile = tile or default_tile(inputs, outputs)
     out = x_NTYXC.new_empty((batch, frames - taps + 1, rows, columns, outputs))
     wide, narrow = output_parts(outputs)
-    c_wide, c_narrow = input_parts(inputs, x_NTYXC.element_size())
+    c_wide, c_narrow = input_parts(inputs)
     weight = weight_OIJKC.view(outputs, -1)
     sizes = ((wide, c_wide), (wide, c_narrow), (narrow, c_wide), (narrow, c_narrow))
     weights = [_tiles(weight, o or wide, c or c_wide) for o, c in sizes]  # of an absent part nothing is read

@@ -39,7 +39,7 @@ def bytes_moved(x_NTYXC: Tensor, gamma_C: Tensor, history_NPYXC: Tensor | None) 
 def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
     """Channels first in memory, and the history a view of the piece before."""
     x_NTYXC, gamma_C, _ = make_inputs((2, 3, 4, 5, 48), dtype, device)
-    return x_NTYXC.transpose(1, 4).contiguous().transpose(1, 4), gamma_C.float(), x_NTYXC[:, -2:]
+    return x_NTYXC.transpose(1, 4).contiguous().transpose(1, 4), gamma_C, x_NTYXC[:, -2:]
 
 
 def _cases(dtype: torch.dtype) -> list[Case]:

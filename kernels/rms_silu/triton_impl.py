@@ -31,8 +31,7 @@ def _kernel(
     length = tl.maximum(tl.sqrt(tl.sum(x * x, axis=1)), 1e-12)
     gamma = tl.load(gamma_ptr + columns, mask=columns < width, other=0.0).to(tl.float32)
     y = x * (root / length)[:, None] * gamma[None, :]
-    y = y / (1 + tl.exp(-y))
-    written = tl.where(old, kept, y.to(out_ptr.dtype.element_ty))
+    written = tl.where(old, kept, (y / (1 + tl.exp(-y))).to(out_ptr.dtype.element_ty))
     at_out = out_ptr + (batch * (past + present) + rows[:, None]) * width + columns[None, :]
     tl.store(at_out, written, mask=(old | new) & within)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 from humo_rt.kernels import registry
 from humo_rt.kernels.causal_conv import causal_conv
-from humo_rt.kernels.causal_conv.cases import WORKLOADS, Shape, make_inputs
+from humo_rt.kernels.causal_conv.cases import CASES, WORKLOADS, Shape, make_inputs
 from humo_rt.kernels.testing import Case, check, deviation
 from tests.kernels import op_checks
 
 pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
-BACKENDS = ("triton",)
+BACKENDS = ("cuda", "triton")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -48,6 +50,18 @@ def test_offsets_beyond_32_bits(backend):
     x = torch.zeros(1, 60, 482, 834, 96, dtype=torch.bfloat16, device=CUDA)
     x[:, -3:, 1:-1, 1:-1] = torch.randn(480, 832, 96, device=CUDA)
     op_checks.assert_equal(causal_conv(x, weight, bias, None)[:, -1:], causal_conv(x[:, -3:], weight, bias, None))
+
+
+@pytest.mark.parametrize("shared_columns", [False, True])
+def test_taps_alone_and_three_on_one_tile(shared_columns):
+    run = functools.partial(registry.implementation("causal_conv", "cuda"), shared_columns=shared_columns)
+    wrong = [found for case in CASES if not (found := deviation("causal_conv", run, case, CUDA)).accepted]
+    assert not wrong
+
+
+def test_float32_is_refused():
+    with pytest.raises(ValueError, match="float32 on cuda"):
+        causal_conv(*make_inputs(Shape(1, 2, 2, 16, 16), torch.float32, CUDA))
 
 
 def test_opcheck(backend, inputs):
