@@ -18,15 +18,19 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    DupUp3D,
     WanAttentionBlock,
     WanMidBlock,
     WanResample,
     WanResidualBlock,
+    WanResidualUpBlock,
     WanRMS_norm,
+    WanUpBlock,
 )
 from torch import Tensor, nn
 
 from humo_rt.config import TEMPORAL_STRIDE, VAEConfig
+from humo_rt.kernels import registry
 from humo_rt.kernels.causal_conv import CHANNEL_MULTIPLE, causal_conv
 from humo_rt.kernels.rms_silu import rms_silu
 from humo_rt.model.vae import VideoVAE, unfold_pixels
@@ -52,10 +56,7 @@ class ChannelsLastVAE(VideoVAE):
         x = self._convolved(decoder.conv_in, memory.before(z_NTYXC))
         x = self._middle(decoder.mid_block, x, memory)
         for block in decoder.up_blocks:
-            for resnet in block.resnets:
-                x = self._residual_block(resnet, x, memory)
-            if block.upsamplers is not None:
-                x = self._upsampled(block.upsamplers[0], x, memory, first=first)
+            x = self._up_block(block, x, memory, first=first)
         x = self._convolved(decoder.conv_out, memory.activated(decoder.norm_out, x))
         x_NTHWC = x[:, :, 1:-1, 1:-1, : decoder.conv_out.out_channels]
         return unfold_pixels(x_NTHWC.permute(0, 4, 1, 2, 3), self.config.patch_size).float()
@@ -77,7 +78,24 @@ class ChannelsLastVAE(VideoVAE):
             x = self._residual_block(resnet, attended(attention, x), memory)
         return x
 
-    def _upsampled(self, layer: WanResample, x_NTYXC: Tensor, memory: Memory, *, first: bool) -> Tensor:
+    def _up_block(
+        self, block: WanUpBlock | WanResidualUpBlock, x_NTYXC: Tensor, memory: Memory, *, first: bool
+    ) -> Tensor:
+        if isinstance(block, WanResidualUpBlock):
+            upsampler, shortcut = block.upsampler, block.avg_shortcut
+        else:
+            upsampler, shortcut = (block.upsamplers or (None,))[0], None
+        x = x_NTYXC
+        for resnet in block.resnets:
+            x = self._residual_block(resnet, x, memory)
+        if upsampler is None:
+            return x
+        kept = None if shortcut is None else spread_out(shortcut, x_NTYXC, first=first)
+        return self._upsampled(upsampler, x, kept, memory, first=first)
+
+    def _upsampled(
+        self, layer: WanResample, x_NTYXC: Tensor, residual: Tensor | None, memory: Memory, *, first: bool
+    ) -> Tensor:
         """Twice the rows and columns and, after the first frame of the video, twice the frames."""
         x_NTHWSC = x_NTYXC[:, :, 1:-1, 1:-1, None]
         if layer.mode == "upsample3d" and not first:
@@ -85,7 +103,7 @@ class ChannelsLastVAE(VideoVAE):
             x_NTHWSC = doubled[:, :, 1:-1, 1:-1].unflatten(-1, (2, -1))
         elif layer.mode == "upsample3d":
             memory.skip()
-        return self._convolved(layer.resample[1], enlarged(x_NTHWSC))
+        return self._convolved(layer.resample[1], enlarged(x_NTHWSC), residual)
 
 
 class Memory:
@@ -131,6 +149,15 @@ def use_channels_last(vae: VideoVAE, *, convolve: Convolve = causal_conv) -> Vid
     return vae
 
 
+def worthwhile(vae: VideoVAE) -> bool:
+    """Whether the kernels are known to pay here: half precision on Hopper, the only family they were measured on."""
+    weight = next(vae.parameters())
+    if weight.device.type != "cuda" or weight.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    hopper = torch.cuda.get_device_capability(weight.device)[0] == 9
+    return hopper and unsuited(vae.config) is None and registry.unavailable("rms_silu", "triton") is None
+
+
 def use_plain(vae: VideoVAE) -> VideoVAE:
     """Give ``vae`` its plain decoder back, in place; returns it. A plain one stays as it is."""
     if isinstance(vae, ChannelsLastVAE):
@@ -149,8 +176,6 @@ def _lay_out(decoder: nn.Module, formats: dict[int, torch.memory_format]) -> Non
 
 def unsuited(config: VAEConfig) -> str | None:
     """Why a decoder of this architecture keeps the plain path, or None."""
-    if config.residual:
-        return "it has shortcuts around every change of resolution (residual=True)"
     base = config.decoder_base_dim or config.base_dim
     widths = [base * factor for factor in config.dim_mult]
     if any(width % CHANNEL_MULTIPLE for width in widths):
@@ -187,6 +212,15 @@ def enlarged(x_NTHWSC: Tensor) -> Tensor:
     inner = out[..., 1:-1, 1:-1, :].unflatten(4, (width, 2)).unflatten(3, (height, 2))
     inner.copy_(x_NTHWSC.permute(0, 1, 4, 2, 3, 5)[:, :, :, :, None, :, None].expand(inner.shape))
     return out.flatten(1, 2)
+
+
+def spread_out(shortcut: DupUp3D, x_NTYXC: Tensor, *, first: bool) -> Tensor:
+    """Wan2.2's shortcut around a change of resolution: channels repeated and dealt out to frames, rows and columns."""
+    time, space = shortcut.factor_t, shortcut.factor_s
+    repeated = x_NTYXC[:, :, 1:-1, 1:-1].repeat_interleave(shortcut.repeats, dim=-1)
+    parts = repeated.unflatten(-1, (shortcut.out_channels, time, space, space)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    frames = parts.flatten(5, 6).flatten(3, 4).flatten(1, 2)
+    return bordered(frames[:, time - 1 :] if first else frames)
 
 
 def attended(block: WanAttentionBlock, x_NTYXC: Tensor) -> Tensor:

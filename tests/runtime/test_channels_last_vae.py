@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
 from humo_rt.config import VAEConfig, preset
 from humo_rt.model.vae import VideoVAE
-from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, unsuited, use_channels_last, use_plain
+from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, unsuited, use_channels_last, use_plain, worthwhile
 from tests.golden_data import case, case_ids, load_group, load_json, recipe_input, recipe_weights
 
 ATOL = 2e-5
@@ -75,17 +73,21 @@ def test_the_plain_decoder_comes_back(vae):
 
 
 @torch.no_grad()
-def test_folded_pixels_are_unfolded():
+def test_folded_pixels_and_shortcuts_around_resolutions():
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, patch_size=2, dim_mult=(1, 2, 2), temporal_downsample=(True, True))
-    vae = VideoVAE(config).eval()
-    latents = torch.randn(1, 16, 3, 2, 4)
+    vae = VideoVAE(preset("nano").vae).eval()
+    latents = torch.randn(1, 16, 4, 2, 3)
     plain = vae.decode(latents)
-    torch.testing.assert_close(use_channels_last(vae).decode(latents), plain, atol=ATOL, rtol=0)
+    use_channels_last(vae)
+    for chunk in (None, 1, 2):
+        torch.testing.assert_close(vae.decode(latents, chunk=chunk), plain, atol=ATOL, rtol=0)
+
+
+def test_it_is_not_used_where_it_was_not_measured(vae):
+    assert not worthwhile(vae)
 
 
 def test_published_decoders_are_covered_and_others_say_why_not():
-    assert unsuited(preset("humo-1.7b").vae) is None
-    assert "residual" in unsuited(preset("nano").vae)
+    assert unsuited(preset("humo-1.7b").vae) is unsuited(preset("nano").vae) is None
     with pytest.raises(ValueError, match=r"channels \[8, 16, 32, 32\] are not multiples of 16"):
         use_channels_last(VideoVAE(VAEConfig(base_dim=8, num_res_blocks=1)))
