@@ -86,11 +86,11 @@ def in_own_process(name: str, args: argparse.Namespace, folder: Path) -> dict[st
     command += ["--profile"] if args.profile else []
     try:
         done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=SECONDS, check=False)
+        failure = {"error": done.stderr.strip()[-600:]} if done.returncode else {}
     except subprocess.TimeoutExpired:
-        return {"variant": name, "error": f"not done after {SECONDS} s"}
-    if done.returncode:
-        return {"variant": name, "error": done.stderr.strip()[-600:]}
-    return json.loads(found.read_text())
+        failure = {"error": f"not done after {SECONDS} s"}
+    report = json.loads(found.read_text()) if found.exists() else {"variant": name}
+    return report | failure
 
 
 @torch.no_grad()
@@ -121,7 +121,10 @@ def run_variant(name: str, args: argparse.Namespace) -> dict[str, Any]:
     pieces = [None]
     if name != "plain":
         convolve = VARIANTS[name]()
-        report["layers"] = list(measure_layers(convolve, latents, args.pieces[0]))
+        report["layers"] = []
+        for layer in measure_layers(convolve, latents, args.pieces[0]):
+            report["layers"].append(layer)
+            args.json.write_text(json.dumps(report))  # what is known should the next one crash
         use_channels_last(vae, convolve=convolve)
         pieces = args.pieces
     video = torch.cat(list(vae.decode_chunks(latents, pieces[0])), dim=2)
@@ -269,14 +272,14 @@ def print_report(report: dict[str, Any], args: argparse.Namespace) -> None:
     for row in report["results"]:
         if "error" in row:
             print(f"{row['variant']:16} failed: {row['error']}")
-            continue
-        for piece, time in row["pieces"].items():
+        for piece, time in row.get("pieces", {}).items():
             spread = f"{time['fastest']:.0f}-{time['slowest']:.0f}"
             print(
                 f"{row['variant']:16} piece {piece:>4} {time['median']:8.1f} ms ({spread}) {time['peak_gib']:6.2f} GiB"
             )
         quality = {key.removeprefix("decibels_to_"): row[key] for key in row if key.startswith("decibels")}
-        print(f"{'':16} dB to " + ", ".join(f"{name} {value:.1f}" for name, value in quality.items()))
+        if quality:
+            print(f"{'':16} dB to " + ", ".join(f"{name} {value:.1f}" for name, value in quality.items()))
     layers: dict[str, dict[str, Any]] = {}
     for row in report["results"]:
         for layer in row.get("layers", ()):
