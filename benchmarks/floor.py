@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -26,27 +27,60 @@ def measure_floor(
     dtype: torch.dtype = torch.bfloat16,
     attention: Callable[[Tensor, Tensor, Tensor], Tensor] = F.scaled_dot_product_attention,
 ) -> dict[str, Any]:
-    """Milliseconds of self-attention and of all linear layers of every block, each product timed alone.
+    """Milliseconds of self-attention and of all linear layers of every block; medians over ``runs`` forwards.
+
+    They run back to back in the model's order, so that the card is as warm, and its clock as low, as in a generation: a
+    product alone on a cool card is up to a tenth faster than the same product in a step.
 
     ``shape``: of the latents (B, C, T, H, W), reference frames included. ``attention`` takes q, k and v, (B, H, Q, K)
     each; give the model's own, so that it is held to its own kernel.
     """
-    branches = shape[0]
-    tokens = token_count(config, shape)
+    branches, tokens = shape[0], token_count(config, shape)
+    dim, ffn = config.dim, config.ffn_dim
     kinds = {"device": device, "dtype": dtype}
     # The heads lie as a projection leaves them.
-    rows = torch.randn(3, branches, tokens, config.num_heads, config.head_dim, **kinds)
-    q, k, v = rows.transpose(2, 3)
-    attended = median_of(lambda: attention(q, k, v), runs, device)
-    dim, ffn = config.dim, config.ffn_dim
-    products = {(dim, 3 * dim): 1, (dim, dim): 5, (dim, ffn): 1, (ffn, dim): 1}  # q, o of text and audio, o
-    linear = 0.0
-    for (width, result), count in products.items():
-        x, weight = torch.randn(branches * tokens, width, **kinds), torch.randn(result, width, **kinds)
-        linear += count * median_of(lambda x=x, weight=weight: F.linear(x, weight), runs, device)
-    layers = config.num_layers
-    total = layers * (attended + linear)
-    return {"tokens": tokens, "attention": layers * attended, "linear": layers * linear, "total": total}
+    q, k, v = torch.randn(3, branches, tokens, config.num_heads, config.head_dim, **kinds).transpose(2, 3)
+    x, widened = torch.randn(branches * tokens, dim, **kinds), torch.randn(branches * tokens, ffn, **kinds)
+    square, qkv, widen, narrow = (
+        torch.randn(shape, **kinds) / shape[1] ** 0.5 for shape in ((dim, dim), (3 * dim, dim), (ffn, dim), (dim, ffn))
+    )
+
+    def block(mark: Callable[[], None]) -> None:
+        F.linear(x, qkv)
+        mark()
+        attention(q, k, v)
+        mark()
+        for _ in range(5):  # the output of attention, queries and outputs of text and audio
+            F.linear(x, square)
+        F.linear(x, widen)
+        F.linear(widened, narrow)
+
+    found = [_one_forward(block, config.num_layers, device) for _ in range(1 + runs)][1:]
+    attended, linear = (statistics.median(times) for times in zip(*found, strict=True))
+    return {"tokens": tokens, "attention": attended, "linear": linear, "total": attended + linear}
+
+
+def _one_forward(block: Callable[[Callable[[], None]], None], layers: int, device: torch.device) -> tuple[float, float]:
+    """Milliseconds of the attention and of the linear layers of ``layers`` blocks on the device's clock."""
+    marks: list[Any] = []
+
+    def mark() -> None:
+        if device.type == "cuda":
+            marks.append(torch.cuda.Event(enable_timing=True))
+            marks[-1].record()
+        else:
+            marks.append(time.perf_counter())
+
+    mark()
+    for _ in range(layers):
+        block(mark)
+    mark()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        times = [begin.elapsed_time(end) for begin, end in pairwise(marks)]
+    else:
+        times = [1000 * (end - begin) for begin, end in pairwise(marks)]
+    return sum(times[1::2]), sum(times[::2])
 
 
 def token_count(config: DiTConfig, shape: torch.Size | tuple[int, ...]) -> int:
@@ -63,12 +97,6 @@ def branch_work(config: DiTConfig, tokens: int) -> float:
     dim = config.dim
     linear = 2 * tokens * (8 * dim**2 + 2 * dim * config.ffn_dim)
     return float(config.num_layers * (linear + 4 * tokens**2 * dim))
-
-
-def median_of(run: Callable[[], Any], runs: int, device: torch.device) -> float:
-    """Median milliseconds after one run that is not counted."""
-    run()
-    return statistics.median(milliseconds(run, device) for _ in range(runs))
 
 
 def milliseconds(run: Callable[[], Any], device: torch.device) -> float:

@@ -33,7 +33,9 @@ from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, SPATIAL_STRIDE, TE
 from humo_rt.pipeline import Pipeline
 from humo_rt.result import GenerationResult
 from humo_rt.runtime.attention_backends import AUTO, CHOICES
-from humo_rt.runtime.fused_block import FusedBlock, fuse, unfuse
+from humo_rt.runtime.fused_block import fuse, is_fused, unfuse
+from humo_rt.runtime.precision import CHOICES as PRECISIONS
+from humo_rt.runtime.precision import EXACT
 
 PROMPT = "A woman with long dark hair and round glasses is talking to the camera in front of a bookshelf."
 BASELINE = "baseline"
@@ -41,17 +43,10 @@ BASELINE = "baseline"
 
 def main() -> None:
     args = parse_arguments()
-    begin = time.perf_counter()
-    pipeline = Pipeline.from_pretrained(
-        args.preset,
-        weights=args.weights,
-        device=args.device,
-        dit_engine=args.dit_engine,
-        attention_backend=args.attention_backend,
-    )
-    load = time.perf_counter() - begin
+    pipelines, load = load_pipelines(args)
+    pipeline = next(iter(pipelines.values()))
     report: dict[str, Any] = {"machine": machine(pipeline.device), "command": " ".join(sys.argv)}
-    report["variants"] = measure(pipeline, args)
+    report["variants"] = measure(pipelines, args)
     first = next(iter(report["variants"].values()))
     report["cold_start"] = {"load": load, "first_generation": first["first"]["total"]}
     report["floor"] = add_floor(pipeline, report["variants"], args.repeat)
@@ -74,6 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--dit-engine", help=".onnx or .engine file that runs instead of PyTorch's DiT")
     parser.add_argument("--attention-backend", choices=CHOICES, default=AUTO, help="default: the fastest here")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=[EXACT], help="several are compared")
     parser.add_argument("--mode", choices=["T", "TI", "TA", "TIA"], default="TIA")
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
@@ -87,24 +83,51 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.baseline and args.dit_engine:
         parser.error("--baseline runs PyTorch's DiT, which --dit-engine replaces: leave one of them out")
+    if args.baseline and EXACT not in args.precision:
+        parser.error(f"--baseline is compared with {EXACT}: add it to --precision")
     if args.repeat < 1:
         parser.error(f"--repeat {args.repeat} times nothing: give 1 or more")
     return args
 
 
-def measure(pipeline: Pipeline, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def load_pipelines(args: argparse.Namespace) -> tuple[dict[str, Pipeline], float]:
+    """By precision, the first one first; and the seconds that one took to load.
+
+    The last precisions are loaded first: fp8 needs room for the wide weights only until they are quantised.
+    """
+    pipelines = {}
+    for precision in reversed(args.precision):
+        begin = time.perf_counter()
+        pipelines[precision] = Pipeline.from_pretrained(
+            args.preset,
+            weights=args.weights,
+            device=args.device,
+            dit_engine=args.dit_engine,
+            attention_backend=args.attention_backend,
+            precision=precision,
+        )
+        load = time.perf_counter() - begin
+    return dict(reversed(pipelines.items())), load
+
+
+def measure(pipelines: dict[str, Pipeline], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """By variant: one generation to warm up, ``args.repeat`` that count, and one that finds its inputs encoded."""
-    names = [*args.branches, *([BASELINE] if args.baseline else [])]
-    first, results = {}, {name: [] for name in names}
-    for name in names:
+    runs = {}
+    for precision, pipeline in pipelines.items():
+        suffix = "" if len(pipelines) == 1 else f" {precision}"
+        runs |= {f"{branches}{suffix}": (pipeline, branches) for branches in args.branches}
+    if args.baseline:
+        runs[BASELINE] = (pipelines[EXACT], BASELINE)
+    first, results = {}, {name: [] for name in runs}
+    for name, (pipeline, branches) in runs.items():
         pipeline.clear_caches()
-        first[name] = generate(pipeline, args, name)
+        first[name] = generate(pipeline, args, branches)
     for _ in range(args.repeat):
-        for name in names:
+        for name, (pipeline, branches) in runs.items():
             pipeline.clear_caches()
-            results[name].append(generate(pipeline, args, name))
-    again = {name: generate(pipeline, args, name) for name in names}
-    return {name: summary(first[name], results[name], again[name]) for name in names}
+            results[name].append(generate(pipeline, args, branches))
+    again = {name: generate(pipeline, args, branches) for name, (pipeline, branches) in runs.items()}
+    return {name: summary(first[name], results[name], again[name]) for name in runs}
 
 
 def summary(first: GenerationResult, results: list[GenerationResult], again: GenerationResult) -> dict[str, Any]:
@@ -156,16 +179,17 @@ def generate(pipeline: Pipeline, args: argparse.Namespace, variant: str) -> Gene
 
 @contextmanager
 def plain_blocks(pipeline: Pipeline, wanted: bool) -> Iterator[None]:
-    """If ``wanted``, run the blocks of the DiT unfused and eagerly meanwhile, on the same attention kernel."""
+    """If ``wanted``, run the DiT unfused, eagerly and launch by launch meanwhile, on the same attention kernel."""
     if not wanted:
         yield
         return
-    fused = any(isinstance(block, FusedBlock) for block in pipeline.dit.blocks)
-    unfuse(pipeline.dit)
+    fused, denoiser = is_fused(pipeline.dit), pipeline.denoiser
+    pipeline.denoiser = unfuse(pipeline.dit)
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
     finally:
+        pipeline.denoiser = denoiser
         if fused:
             fuse(pipeline.dit)
 

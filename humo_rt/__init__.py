@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from humo_rt.conditions.face import DetectFaces
     from humo_rt.config import PRESETS
     from humo_rt.pipeline import Pipeline, generate
     from humo_rt.request import GenerateOptions, GenerationRequest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "PRESETS": "humo_rt.config",
+    "DetectFaces": "humo_rt.conditions.face",
     "generate": "humo_rt.pipeline",
     "Pipeline": "humo_rt.pipeline",
     "GenerateOptions": "humo_rt.request",
@@ -33,6 +35,7 @@ _HOMES = {
 
 __all__ = [
     "PRESETS",
+    "DetectFaces",
     "GenerateOptions",
     "GenerationRequest",
     "GenerationResult",

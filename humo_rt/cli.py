@@ -43,10 +43,20 @@ def generate(
     image: Annotated[
         list[Path] | None, typer.Option(metavar="<path>", help="Reference image; repeat for several.")
     ] = None,
-    audio: Annotated[Path | None, typer.Option(help="Speech or other sound, any format ffmpeg reads.")] = None,
+    audio: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="<path>", help="Speech, any format ffmpeg reads; repeat for several speakers."),
+    ] = None,
     face_mask: Annotated[
         list[str] | None,
-        typer.Option(metavar="BOX or <path>", help="Where audio acts: left,top,right,bottom; or a mask image, video."),
+        typer.Option(
+            metavar="[N:]MASK",
+            help="Where audio acts: left,top,right,bottom; a mask image or video; detect:FILE, the faces of an earlier "
+            "video; or predictor. With several --audio each has its own, 0:MASK for the first.",
+        ),
+    ] = None,
+    face_mask_threshold: Annotated[
+        float | None, typer.Option(help="Of --face-mask predictor: the probability that makes a face (default: 0.5).")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="MP4 to write (default: out.mp4); with --cases a folder.")
@@ -80,6 +90,7 @@ def generate(
     attention_backend: Annotated[
         str | None, typer.Option(help="Library for self-attention (default: the fastest); humo-rt doctor lists them.")
     ] = None,
+    precision: Annotated[str | None, typer.Option(help="exact (default), or fp8: lossy and faster.")] = None,
     cases: Annotated[Path | None, typer.Option(help="JSON file of many cases, generated into the folder -o.")] = None,
     contact_sheet: Annotated[Path | None, typer.Option(help="Also write a PNG of frames and sound.")] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Also print the times of stages and steps.")] = False,
@@ -102,20 +113,23 @@ def generate(
         "guidance_reuse": guidance_reuse,
         "branch_batch_size": branch_batch_size,
         "negative_prompt": negative_prompt,
+        "face_mask_threshold": face_mask_threshold,
     }
     options = {name: value for name, value in given.items() if value is not None}
     model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype}
     model |= {} if dit_engine is None else {"dit_engine": dit_engine}
     model |= {} if attention_backend is None else {"attention_backend": attention_backend}
+    model |= {} if precision is None else {"precision": precision}
     with errors_in_one_line(traceback):
         if cases is None:
-            conditions = {"prompt": prompt, "image": image or None, "audio": audio}
-            conditions |= {"face_masks": _face_masks(face_mask)} if face_mask else {}
+            sounds = audio if audio and len(audio) > 1 else next(iter(audio or ()), None)
+            conditions = {"prompt": prompt, "image": image or None, "audio": sounds}
+            conditions |= {"face_masks": _face_masks(face_mask, len(audio or ()))} if face_mask else {}
             options |= {"trace": True} if trace else {}
             _generate_one(conditions, options, model, output or Path("out.mp4"), contact_sheet)
         else:
             alone = {"--prompt": prompt, "--image": image, "--audio": audio, "--contact-sheet": contact_sheet}
-            alone |= {"--face-mask": face_mask, "--trace": trace}
+            alone |= {"--face-mask": face_mask, "--face-mask-threshold": face_mask_threshold, "--trace": trace}
             for name, value in alone.items():
                 if value:
                     raise ValueError(f"{name} cannot be combined with --cases: put it into the file, or leave it out")
@@ -192,20 +206,25 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write; large weights go beside it.")],
     preset: PresetName = None,
     weights: Weights = None,
-    precision: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    precision: Annotated[
+        str, typer.Option(help="bfloat16, float16, float32, or fp8 (lossy: the linear layers of the blocks).")
+    ] = "bfloat16",
     face_mask: Annotated[bool, typer.Option("--face-mask", help="Take a face mask as an input.")] = False,
     mask_predictor: Annotated[bool, typer.Option("--mask-predictor", help="Also predict the face mask.")] = False,
+    plugins: Annotated[
+        bool, typer.Option("--plugins", help="Audio attention as a TensorRT plugin; for build-engine only.")
+    ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Write the DiT as an ONNX file, for ONNX Runtime and build-engine."""
     with errors_in_one_line(traceback):
-        dtype = _dtype(precision)
         from humo_rt.tensorrt.commands import run_export
         from humo_rt.tensorrt.source import Source
 
         model, found = _source(preset, weights)
         source = Source(model=model, weights=found)
-        run_export(source, output, dtype=dtype, face_mask=face_mask, mask_predictor=mask_predictor)
+        parts = {"face_mask": face_mask, "mask_predictor": mask_predictor, "plugins": plugins}
+        run_export(source, output, precision=precision, **parts)
 
 
 @app.command("verify-engine")
@@ -296,7 +315,26 @@ def _source(preset: str | None, weights: str | None) -> tuple[str, str | None]:
     return preset or "nano", weights
 
 
-def _face_masks(given: list[str]) -> Any:
+def _face_masks(given: list[str], speakers: int) -> Any:
+    """The mask of the one speaker, or a list with one for each."""
+    if speakers < 2:
+        return _face_mask(given)
+    of_speaker: dict[int, list[str]] = {}
+    for text in given:
+        number, _, mask = text.partition(":")
+        if not (number.isdecimal() and mask):
+            if text == "predictor" and len(given) == 1:
+                return text
+            raise ValueError(f"--face-mask {text} does not say whose it is: write 0:{text} for the first --audio")
+        if int(number) >= speakers:
+            raise ValueError(
+                f"--face-mask {text} is for --audio {number}, but the last of {speakers} is {speakers - 1}"
+            )
+        of_speaker.setdefault(int(number), []).append(mask)
+    return [_face_mask(of_speaker[speaker]) if speaker in of_speaker else None for speaker in range(speakers)]
+
+
+def _face_mask(given: list[str]) -> Any:
     """Boxes as tuples, or the one path."""
     boxes = [text.split(",") for text in given]
     try:

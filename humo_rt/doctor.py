@@ -200,7 +200,7 @@ def _memory(config: ModelConfig, modules: dict[str, nn.Module], device: torch.de
         dtype=str(dtype).removeprefix("torch."),
         size=f"{config.width}x{config.height}, {config.num_frames} frames",
         networks=parameter_bytes(modules, dtype),
-        activations=activation_bytes(config, **size, branches=branches, dtype=dtype),
+        activations=activation_bytes(config, **size, branches=branches, dtype=dtype, fused=device.type == "cuda"),
         available=available_memory(device),
     )
 

@@ -6,7 +6,7 @@ Shape legend: N=1 videos, C 16 latent channels, T latent frames, R reference slo
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,14 +19,20 @@ from humo_rt.conditions.audio import AudioConditioner, window_audio
 from humo_rt.conditions.face import with_reference_frames
 from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
 from humo_rt.conditions.text import TextConditioner
-from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
-from humo_rt.media import Sound, VideoWriter, read_audio, read_image, read_sound
+from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
+from humo_rt.media import Sound, VideoWriter, mix, read_audio, read_image, read_sound
+from humo_rt.model.dit import HumoDiT
+from humo_rt.model.vae import VideoVAE
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache, digest
+from humo_rt.runtime.float8_block import fuse_float8, is_float8
+from humo_rt.runtime.fused_block import fuse, is_fused
 from humo_rt.runtime.placement import chosen_device
+from humo_rt.runtime.precision import EXACT, FP8, check_precision
+from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.runtime.trace import Tracer, block_ranges
 from humo_rt.runtime.warmup import noise_inputs, run_sampler
 from humo_rt.sampling.branches import Conditions
@@ -47,17 +53,23 @@ class Pipeline:
         *,
         dit_engine: str | Path | None = None,
         attention_backend: str = attention_backends.AUTO,
+        precision: str = EXACT,
+        cuda_graphs: bool | None = None,
     ) -> None:
-        """See ``from_pretrained`` for ``dit_engine`` and ``attention_backend``."""
+        """See ``from_pretrained`` for ``dit_engine``, ``attention_backend``, ``precision`` and ``cuda_graphs``.
+
+        With precision ``"fp8"`` the DiT of ``components`` loses its weights, and serves no other pipeline.
+        """
         self.config = components.config
         self.dit = components.dit
-        self.vae = components.vae
         self.shipped_grey = components.zero_vae
-        weight = self.dit.blocks[0].ffn[0].weight
+        weight = self.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
         self.device, self.dtype = weight.device, weight.dtype
-        self.dit_engine = dit_engine
+        self.vae = _decoding_fast(components.vae, self.device)
+        self.dit_engine, self.precision = dit_engine, precision
+        _check_precision(precision, dit_engine, self.device, self.dtype, self.config.dit)
         self.attention_backend = _attention(
-            attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim
+            attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim, precision
         )
         if dit_engine is None:
             attention_backends.use_attention(self.dit, self.attention_backend)
@@ -65,6 +77,7 @@ class Pipeline:
             from humo_rt.tensorrt import open_dit
 
             self.dit = open_dit(dit_engine, components.dit)
+        self.denoiser = self.dit if dit_engine is not None else _denoiser(self.dit, self.device, precision, cuda_graphs)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
         self.weights = components.weights
@@ -80,6 +93,8 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         dit_engine: str | Path | None = None,
         attention_backend: str = attention_backends.AUTO,
+        precision: str = EXACT,
+        cuda_graphs: bool | None = None,
     ) -> Pipeline:
         """Load a preset's weights.
 
@@ -93,20 +108,31 @@ class Pipeline:
                 still projects text and audio, once per generation; the other weights of its DiT are dropped.
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
                 the fastest that works here. `humo-rt doctor` lists them.
+            precision: ``"exact"``, or ``"fp8"`` for the DiT's matrix products in float8 (e4m3), with which ``"auto"``
+                may also take attention in float8. Lossy; needs an Ada, Hopper or Blackwell GPU.
+            cuda_graphs: whether a GPU replays forwards of the DiT from a recording, which takes memory for its
+                activations; None: those of small videos, whose launches take longer than their work.
 
         Raises:
             ValueError: unknown preset or device, or a folder or ``dit_engine`` that lacks a part or holds a wrong one;
-                an ``attention_backend`` that is unknown or takes no such device, dtype or head_dim.
-            RuntimeError: too little memory, no such GPU, or what ``dit_engine`` or ``attention_backend`` needs is
-                missing.
+                an ``attention_backend`` or ``precision`` that is unknown or takes no such device, dtype or width.
+            RuntimeError: too little memory, no such GPU, or what ``dit_engine``, ``attention_backend`` or ``precision``
+                needs is missing.
         """
         device = chosen_device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         # Refused here rather than after the minutes that loading may take.
-        head_dim = configuration(path_or_preset, weights).dit.head_dim
-        _attention(attention_backend, dit_engine, device, dtype, head_dim)
+        config = configuration(path_or_preset, weights).dit
+        _check_precision(precision, dit_engine, device, dtype, config)
+        _attention(attention_backend, dit_engine, device, dtype, config.head_dim, precision)
         components = load_components(path_or_preset, weights=weights, device=device, dtype=dtype)
-        pipeline = cls(components, dit_engine=dit_engine, attention_backend=attention_backend)
+        pipeline = cls(
+            components,
+            dit_engine=dit_engine,
+            attention_backend=attention_backend,
+            precision=precision,
+            cuda_graphs=cuda_graphs,
+        )
         if dit_engine is not None:
             from humo_rt.tensorrt.graph_dit import keep_context_projections
 
@@ -123,15 +149,15 @@ class Pipeline:
         request = self._accept(GenerationRequest(prompt=prompt, **options))
         clock = StageClock(self.device, synchronised=request.trace)
         tracer = Tracer(self.device) if request.trace else None
-        sound = _read_sound(request, clock)
+        sounds = _read_sounds(request, clock)
         frames = np.empty((request.num_frames, request.height, request.width, 3), dtype=np.uint8)
         position = 0
         # Closed here and not when the garbage is collected: an interrupted generation leaves no file.
-        with closing(self._written_blocks(request, sound, clock, tracer)) as blocks:
+        with closing(self._written_blocks(request, sounds, clock, tracer)) as blocks:
             for block in blocks:
                 frames[position : position + len(block)] = block
                 position += len(block)
-        timings = clock.timings()
+        timings, sound = clock.timings(), mix(sounds) if sounds else None
         return GenerationResult(
             frames=frames,
             audio=None if sound is None else sound.lasting(request.num_frames / FPS).samples_SC,
@@ -154,7 +180,7 @@ class Pipeline:
         if request.trace:
             raise ValueError("trace=True has no result to go into: use generate(), or leave it out")
         clock = StageClock(self.device)
-        return self._written_blocks(request, _read_sound(request, clock), clock)
+        return self._written_blocks(request, _read_sounds(request, clock), clock)
 
     def warmup(
         self,
@@ -198,16 +224,17 @@ class Pipeline:
             "noise_device": (request.generator or self).device.type,
             "torch": torch.__version__,
             "attention_backend": self.attention_backend,
+            "precision": self.precision,
             **({} if self.dit_engine is None else {"dit_engine": str(self.dit_engine)}),
         }
 
     def _written_blocks(
-        self, request: GenerationRequest, sound: Sound | None, clock: StageClock, tracer: Tracer | None = None
+        self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock, tracer: Tracer | None = None
     ) -> Generator[np.ndarray, None, None]:
         """Blocks of frames, each encoded into the output, if there is one, before it is handed on."""
         with ExitStack() as stack:
-            writer = stack.enter_context(self._open_writer(request, sound)) if request.output else None
-            conditions = self._encode_conditions(request, sound, clock)
+            writer = stack.enter_context(self._open_writer(request, sounds)) if request.output else None
+            conditions = self._encode_conditions(request, sounds, clock)
             with clock.stage("denoise"):
                 latents = self._denoise(request, conditions, tracer)
             for block_FHWC in self._decode(latents, clock):
@@ -218,19 +245,14 @@ class Pipeline:
             with clock.stage("encode"):
                 stack.close()
 
-    def _encode_conditions(self, request: GenerationRequest, sound: Sound | None, clock: StageClock) -> Conditions:
+    def _encode_conditions(self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock) -> Conditions:
         latent_frames, rows, columns = request.latent_size
         with clock.stage("text"):
             # Cached as a pair: they share a forward, and alone they may come out different in the last bit.
             prompts = [request.prompt, request.negative_prompt]
             positive, negative = self._encodings.get(("text", *prompts), lambda: self.text.encode(prompts))
-        audio = references = grey = None
-        if sound is not None:
-            with clock.stage("audio"):
-                (audio,) = self._encodings.get(
-                    ("audio", digest(sound.samples_SC), sound.sample_rate, latent_frames),
-                    lambda: [window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]],
-                )
+        references = grey = None
+        audio = self._encode_sounds(sounds, latent_frames, clock) if sounds else None
         with clock.stage("image"):
             if request.images:
                 fitted = [fit_on_white(read_image(image), request.width, request.height) for image in request.images]
@@ -244,16 +266,27 @@ class Pipeline:
                 (grey,) = self._encodings.get(
                     ("grey", *size), lambda: [grey_latents(self.vae, *size, self.shipped_grey)]
                 )
-        weights_THW, slots = request.face_weights(), max(1, len(request.images))
-        faces = None if weights_THW is None else with_reference_frames(weights_THW, slots)[None].to(self.device)
+        slots, faces = max(1, len(request.images)), request.face_weights
         return Conditions(
             text_embeds=[positive],
             negative_embeds=negative,
             audio=audio,
             reference_latents=references,
             grey_latents=grey,
-            face_mask=faces,
+            face_mask=None if faces is None else with_reference_frames(faces, slots).unsqueeze(-4),
+            predict_faces=request.face_mask_threshold,
         )
+
+    def _encode_sounds(self, sounds: Sequence[Sound], latent_frames: int, clock: StageClock) -> Tensor:
+        """Windowed features (1, T, window, bands, A) of one speaker, of several (P, 1, T, window, bands, A)."""
+        encoded = []
+        with clock.stage("audio"):
+            for sound in sounds:
+                encoded += self._encodings.get(
+                    ("audio", digest(sound.samples_SC), sound.sample_rate, latent_frames),
+                    lambda sound=sound: [window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]],
+                )
+        return encoded[0] if len(encoded) == 1 else torch.stack(encoded)
 
     def _denoise(self, request: GenerationRequest, conditions: Conditions, tracer: Tracer | None) -> Tensor:
         """Denoised video latents (1, 16, T - R, H/8, W/8); RuntimeError if they are not finite."""
@@ -265,7 +298,7 @@ class Pipeline:
         ranges = nullcontext() if tracer is None else block_ranges(self.dit)
         with request.step_observer(self) as on_step, ranges:
             latents = denoise(
-                self.dit,
+                self.denoiser,
                 conditions,
                 self._noise(request, conditions.num_slots),
                 guidance=table,
@@ -304,6 +337,10 @@ class Pipeline:
     def _accept(self, request: GenerationRequest) -> GenerationRequest:
         """The request completed; RuntimeError when the estimate for its size exceeds the free memory."""
         request = request.validated(self.config)
+        if self.dit_engine is not None:
+            from humo_rt.tensorrt.graph_dit import require_one_speaker
+
+            require_one_speaker(len(request.audios))
         table = guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
         branches = max(len(row.weights) for row in table.rows)
         needed = activation_bytes(
@@ -314,12 +351,14 @@ class Pipeline:
             references=max(1, len(request.images)),
             branches=min(branches, request.branch_batch_size or branches),
             dtype=self.dtype,
+            fused=self.device.type == "cuda" and self.dit_engine is None,
         )
         purpose = f"{request.width}x{request.height} with {request.num_frames} frames and {branches} guidance branches"
         check_memory(needed, available_memory(self.device), purpose)
         return request
 
-    def _open_writer(self, request: GenerationRequest, sound: Sound | None) -> VideoWriter:
+    def _open_writer(self, request: GenerationRequest, sounds: Sequence[Sound]) -> VideoWriter:
+        sound = mix(sounds) if sounds else None
         track = {} if sound is None else {"audio": sound.samples_SC, "sample_rate": sound.sample_rate}
         return VideoWriter(
             request.output,
@@ -355,23 +394,58 @@ def generate(
 _loaded: dict[tuple[Any, ...], Pipeline] = {}
 
 
+def _denoiser(dit: HumoDiT, device: torch.device, precision: str, cuda_graphs: bool | None) -> HumoDiT | ReplayedDiT:
+    """What the denoise loop calls: on a GPU the DiT on fused kernels, its small forwards replayed."""
+    if device.type != "cuda":
+        return dit
+    if precision == FP8:
+        fuse_float8(dit)
+    elif is_float8(dit):
+        raise ValueError("the DiT of these components has lost its weights to another pipeline's 'fp8': load it again")
+    elif not is_fused(dit):
+        fuse(dit)
+    return dit if cuda_graphs is False else ReplayedDiT(dit, always=bool(cuda_graphs))
+
+
+def _check_precision(
+    precision: str, engine: str | Path | None, device: torch.device, dtype: torch.dtype, config: DiTConfig
+) -> None:
+    check_precision(precision, device, dtype, config)
+    if engine is not None and precision != EXACT:
+        raise ValueError(f"precision {precision!r} does not reach into {str(engine)!r}: leave it out")
+
+
 def _attention(
-    requested: str, engine: str | Path | None, device: torch.device, dtype: torch.dtype, head_dim: int
+    requested: str,
+    engine: str | Path | None,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    precision: str,
 ) -> str | None:
     """The backend of self-attention, checked; None with an engine, which brings its own."""
     if engine is None:
-        return attention_backends.choose(requested, device, dtype, head_dim)
+        return attention_backends.choose(requested, device, dtype, head_dim, lossy=precision == FP8)
     if requested != attention_backends.AUTO:
         raise ValueError(f"attention_backend {requested!r} does not reach into {str(engine)!r}: leave it out")
     return None
 
 
-def _read_sound(request: GenerationRequest, clock: StageClock) -> Sound | None:
-    """The sound at its own rate and channels: what the video carries. The model hears 16 kHz mono of it."""
-    if request.audio is None:
-        return None
+def _read_sounds(request: GenerationRequest, clock: StageClock) -> list[Sound]:
+    """Each speaker's sound at its own rate and channels: the video carries their mix, the model hears 16 kHz mono."""
+    if not request.audios:
+        return []
     with clock.stage("audio"):
-        return read_sound(request.audio)
+        return [read_sound(audio) for audio in request.audios]
+
+
+def _decoding_fast(vae: VideoVAE, device: torch.device) -> VideoVAE:
+    """``vae``, in channels-last memory where that is known to pay: the same frames but for rounding."""
+    if device.type != "cuda":
+        return vae
+    from humo_rt.runtime.channels_last_vae import use_channels_last, worthwhile
+
+    return use_channels_last(vae) if worthwhile(vae) else vae
 
 
 def _require_finite(values: Tensor, what: str) -> None:

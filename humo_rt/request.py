@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from functools import cached_property
 from typing import Any, TypedDict
 
 import torch
@@ -20,7 +20,15 @@ from torch import Tensor
 
 from humo_rt import rules
 from humo_rt.conditions.audio import num_audio_frames
-from humo_rt.conditions.face import FaceMaskSource, read_face_mask
+from humo_rt.conditions.face import (
+    DETECT,
+    PREDICTOR,
+    DetectFaces,
+    FaceMaskSource,
+    read_face_mask,
+    read_face_masks,
+    source_name,
+)
 from humo_rt.config import FPS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE, ModelConfig
 from humo_rt.media import Sound, check_output_path, read_image, read_sound
 from humo_rt.media.audio import AudioSource
@@ -34,15 +42,21 @@ logger = logging.getLogger(__name__)
 
 SCALES = ("guidance_scale", "audio_guidance_scale", "image_guidance_scale")
 MAX_TIMESTEP = 1000.0
+FACE_MASK_THRESHOLD = 0.5
 
 
 class GenerateOptions(TypedDict, total=False):
     """The keyword arguments of ``generate`` beside the prompt; what is left out or None comes from the preset.
 
     image: reference images of the person, clothes or things: one or several paths, Pillow images or (H, W, 3) arrays.
-    audio: the speech: a path to any file ffmpeg reads, or (samples, rate in Hz).
+    audio: the speech: a path to any file ffmpeg reads, or (samples, rate in Hz). Or a list of these, one for each
+        speaker: what their audio adds is summed, and the video carries the mix.
     face_masks: where the audio acts: a box (left, top, right, bottom) in pixels or several, a mask image, white on the
-        face, or a mask video or array (F, H, W) with one mask for each frame. Everywhere when left out.
+        face, or a mask video or array (F, H, W) with one mask for each frame; or ``DetectFaces`` of a picture or an
+        earlier video, or "detect:FILE". With a list of audios a list, one for each speaker. Everywhere when left out.
+        "predictor" changes the result: each step takes the mask that the model's own mask predictor gave in the step
+        before, from the branch that sees most, for all branches.
+    face_mask_threshold: of "predictor": the probability, above 0 and below 1, from which on a pixel is face; 0.5.
     negative_prompt: what the video should not look like.
     height, width: pixels, multiples of 16.
     num_frames: 4n + 1 frames at 25 per second; without it as long as the audio.
@@ -63,8 +77,9 @@ class GenerateOptions(TypedDict, total=False):
     """
 
     image: ImageSource | Sequence[ImageSource] | None
-    audio: AudioSource | None
-    face_masks: FaceMaskSource | None
+    audio: AudioSource | list[AudioSource] | None
+    face_masks: FaceMaskSource | Sequence[FaceMaskSource] | None
+    face_mask_threshold: float | None
     negative_prompt: str | None
     height: int | None
     width: int | None
@@ -93,8 +108,9 @@ class GenerationRequest:
 
     prompt: str
     image: ImageSource | Sequence[ImageSource] | None = None
-    audio: AudioSource | None = None
-    face_masks: FaceMaskSource | None = None
+    audio: AudioSource | list[AudioSource] | None = None
+    face_masks: FaceMaskSource | Sequence[FaceMaskSource] | None = None
+    face_mask_threshold: float | None = None
     negative_prompt: str | None = None
     height: int | None = None
     width: int | None = None
@@ -124,9 +140,21 @@ class GenerationRequest:
         return tuple(self.image) if isinstance(self.image, list | tuple) else (self.image,)
 
     @property
+    def audios(self) -> tuple[AudioSource, ...]:
+        """The sounds, one for each speaker; none without audio."""
+        if self.audio is None:
+            return ()
+        return tuple(self.audio) if isinstance(self.audio, list) else (self.audio,)
+
+    @property
     def mode(self) -> str:
         """T, TI, TA or TIA: the conditions that are given."""
-        return "T" + "I" * bool(self.images) + "A" * (self.audio is not None)
+        return "T" + "I" * bool(self.images) + "A" * bool(self.audios)
+
+    @property
+    def predicts_faces(self) -> bool:
+        """Whether the model's own mask predictor says where the audio acts."""
+        return isinstance(self.face_masks, str) and self.face_masks == PREDICTOR
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
@@ -144,13 +172,15 @@ class GenerationRequest:
             raise ValueError(f"callback_on_step_end {self.callback_on_step_end!r} is not a function: give one")
         for image in self.images:
             read_image(image)
-        sound = None if self.audio is None else read_sound(self.audio)
+        sounds = [read_sound(audio) for audio in self.audios]
+        self._require_masks_that_fit(config)
         complete = replace(
             self,
             negative_prompt=config.negative_prompt if self.negative_prompt is None else self.negative_prompt,
             height=rules.size("height", _first(self.height, config.height)),
             width=rules.size("width", _first(self.width, config.width)),
-            num_frames=_frames(self.num_frames, sound, config),
+            num_frames=_frames(self.num_frames, max(sounds, key=lambda sound: sound.seconds, default=None), config),
+            face_mask_threshold=self._resolved_threshold(),
             num_inference_steps=rules.whole(
                 "num_inference_steps", _first(self.num_inference_steps, config.num_inference_steps), 1, rules.MAX_STEPS
             ),
@@ -161,16 +191,22 @@ class GenerationRequest:
             output=None if self.output is None else check_output_path(self.output),
             **self._resolved_guidance(config),
         )
-        complete.face_weights()
+        _ = complete.face_weights  # raises for masks that cannot be used
         return complete
 
+    @cached_property
     def face_weights(self) -> Tensor | None:
-        """Latent weights (T, H / 8, W / 8) of the face mask of a request that is complete; None without a mask."""
-        if self.face_masks is None:
+        """Latent weights (T, H / 8, W / 8) of the face mask of a request that is complete, of P speakers (P, T, ...).
+
+        None where no mask is given before the first step.
+        """
+        if self.face_masks is None or self.predicts_faces:
             return None
-        if self.audio is None:
-            raise ValueError("face_masks are given without audio: give the speech that the face speaks, or no mask")
-        return read_face_mask(self.face_masks, num_frames=self.num_frames, height=self.height, width=self.width)
+        size = {"num_frames": self.num_frames, "height": self.height, "width": self.width}
+        if not isinstance(self.audio, list):
+            return read_face_mask(self.face_masks, **size)
+        weights_PTHW = read_face_masks(self.face_masks, **size)
+        return weights_PTHW if len(weights_PTHW) > 1 else weights_PTHW[0]
 
     def guidance_options(self) -> dict[str, float]:
         """The scales and the switch, as ``guidance_table`` takes them; those that are None are left out."""
@@ -202,14 +238,52 @@ class GenerationRequest:
         left_out = ("callback_on_step_end", "generator", "output", "progress", "trace")
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         values["image"] = [_describe(image) for image in self.images]
-        values["audio"] = None if self.audio is None else _describe(self.audio)
-        boxes = isinstance(self.face_masks, list | tuple)
-        values["face_masks"] = self.face_masks if self.face_masks is None or boxes else _describe(self.face_masks)
+        audios = [_describe(audio) for audio in self.audios]
+        values["audio"] = audios if isinstance(self.audio, list) else next(iter(audios), None)
+        of_each = isinstance(self.audio, list) and isinstance(self.face_masks, list | tuple)
+        values["face_masks"] = (
+            [_describe_mask(m) for m in self.face_masks] if of_each else _describe_mask(self.face_masks)
+        )
         if isinstance(self.guidance, GuidanceTable):
             values["guidance"] = self.guidance.to_rows()
         if isinstance(self.guidance_reuse, GuidanceReuse):
             values["guidance_reuse"] = self.guidance_reuse.to_json()
         return values
+
+    def _require_masks_that_fit(self, config: ModelConfig) -> None:
+        """``ValueError`` unless every speaker has a mask, as far as that can be said without reading any."""
+        speakers, masks = len(self.audios), self.face_masks
+        if masks is not None and not speakers:
+            raise ValueError("face_masks are given without audio: give the speech that the face speaks, or no mask")
+        if self.predicts_faces and not config.dit.mask_predictor:
+            raise ValueError(
+                f"face_masks {PREDICTOR!r} needs a mask predictor, which the weights of {config.name} do not carry: "
+                "give boxes, a mask or DetectFaces"
+            )
+        if self.predicts_faces and speakers > 1:
+            raise ValueError(f"face_masks {PREDICTOR!r} cannot tell {speakers} speakers apart: give each a mask")
+        if not isinstance(self.audio, list) or self.predicts_faces or (masks is None and speakers < 2):
+            return
+        given = len(masks) if isinstance(masks, list | tuple) else int(masks is not None)
+        if given != speakers or not isinstance(masks, list | tuple):
+            raise ValueError(
+                f"{speakers} speakers have {given} face masks: every speaker needs one, so give a list with one mask "
+                "for each audio"
+            )
+        missing = next((speaker for speaker, mask in enumerate(masks) if mask is None), None)
+        if missing is not None:
+            raise ValueError(f"speaker {missing} has no face mask: give one for each audio")
+
+    def _resolved_threshold(self) -> float | None:
+        threshold = self.face_mask_threshold
+        if not self.predicts_faces:
+            if threshold is not None:
+                raise ValueError(f"face_mask_threshold {threshold} is for face_masks {PREDICTOR!r}: leave it out")
+            return None
+        number = rules.real("face_mask_threshold", _first(threshold, FACE_MASK_THRESHOLD), 0.0, 1.0, above=True)
+        if number == 1:
+            raise ValueError("face_mask_threshold 1 leaves no face: use a number below 1")
+        return number
 
     def _resolved_guidance(self, config: ModelConfig) -> dict[str, Any]:
         """The guidance and its numbers, filled in where the chosen guidance has a use for them."""
@@ -277,14 +351,18 @@ def _optional_whole(name: str, value: int | None) -> int | None:
     return None if value is None else rules.whole(name, value, 1)
 
 
+def _describe_mask(mask: Any) -> Any:
+    if mask is None or isinstance(mask, list | tuple):
+        return mask
+    return f"{DETECT}:{source_name(mask.source)}" if isinstance(mask, DetectFaces) else _describe(mask)
+
+
 def _describe(source: Any) -> str:
-    if isinstance(source, str | os.PathLike):
-        return str(Path(source))
     if isinstance(source, Sound):
         return f"<sound, {source.seconds:.2f} s at {source.sample_rate} Hz>"
     if isinstance(source, tuple):
         return f"<samples {tuple(source[0].shape)} at {source[1]} Hz>"
-    shape = getattr(source, "shape", None) or (source.height, source.width)
+    shape = getattr(source, "shape", ())
     if len(shape) == 3 and shape[-1] not in (1, 3, 4):
         return f"<{shape[0]} masks of {shape[2]}x{shape[1]}>"
-    return f"<image of {shape[1]}x{shape[0]}>"
+    return source_name(source)

@@ -22,10 +22,19 @@ OPS = (
     "guidance_sum",
     "audio_face_attention",
     "audio_face_probabilities",
+    "text_attention",
     "adaln_modulate",
+    "adaln_modulate_quantize",
     "gate_residual_norm",
+    "gate_residual_norm_quantize",
+    "gelu_quantize",
+    "quantize_rows",
+    "quantize_tensor",
     "qk_norm_rope",
+    "qk_norm_rope_quantize",
     "guided_update",
+    "rms_silu",
+    "causal_conv",
 )
 BACKENDS = ("cuda", "triton")  # in order of preference
 REFERENCE = "reference"
@@ -44,7 +53,19 @@ def unavailable(op: str, backend: str) -> str | None:
         compiled = importlib.import_module("humo_rt._C")
     except ImportError as error:
         return f"humo_rt._C cannot be loaded ({error})"
-    return None if hasattr(compiled, op) else f"humo_rt._C was built without {op}: build it again"
+    if not hasattr(compiled, op):
+        return f"humo_rt._C was built without {op}: build it again"
+    return _unsuited_card(getattr(importlib.import_module(f"humo_rt.kernels.{op}.cuda_impl"), "CAPABILITY", None))
+
+
+def _unsuited_card(capability: int | None) -> str | None:
+    """Why this machine's card cannot run what was written for one family of cards, or None."""
+    if capability is None or not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return (
+        None if major == capability else f"it is for compute capability {capability}.x, this card has {major}.{minor}"
+    )
 
 
 def implementation(op: str, backend: str) -> Callable[..., torch.Tensor]:

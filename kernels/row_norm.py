@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-TILE = 4096  # elements for each program: two rows of HuMo-1.7B, one of HuMo-17B
+TILE = 2048  # elements for each program: one row of HuMo-1.7B or wider, eight of nano
 
 
 @triton.jit
@@ -18,11 +18,11 @@ def standardised(x, inside, width, eps):
 
 
 def tile(width: int, length: int) -> dict[str, int]:
-    """Rows of one program, the power of two that holds a row, and warps of 32 to 64 elements a thread.
+    """Rows of one program, the power of two that holds a row, and warps of 16 to 32 elements a thread.
 
-    A program loads scale and shift once for all of its rows. The same on every family: the tile fits the registers of
-    all of them, and nothing but memory bounds the work.
+    A tile of one row needs no change of layout between the row and the vectors that scale it. The same on every family:
+    the tile fits the registers of all of them, and nothing but memory bounds the work.
     """
     block = triton.next_power_of_2(width)
     rows = max(1, min(TILE // block, triton.next_power_of_2(length)))
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(16, rows * block // 1024))}
+    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(8, rows * block // 512))}

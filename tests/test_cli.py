@@ -22,6 +22,7 @@ from humo_rt.config import PRESETS
 from humo_rt.media import read_video
 from tests.weights.tiny_model import tiny_config, tiny_weights, write_own, write_published
 
+TWO = ["--audio", "speech.wav", "--audio", "speech.wav"]
 QUICK = ["--weights", "random", "--steps", "2", "--num-frames", "5", "--seed", "3", "--device", "cpu"]
 
 
@@ -114,6 +115,50 @@ class TestGenerate:
         }  # fmt: skip
         assert {name: calls[name] for name in expected} == expected
 
+    @pytest.mark.parametrize(
+        ("arguments", "sounds", "masks"),
+        [
+            (["--audio", "a.wav"], "a.wav", None),
+            (["--audio", "a.wav", "--face-mask", "0,0,16,32"], "a.wav", [(0, 0, 16, 32)]),
+            (["--audio", "a.wav", "--face-mask", "0,0,16,32", "--face-mask", "32,0,48,32"], "a.wav", "both"),
+            (["--audio", "a.wav", "--face-mask", "m.png"], "a.wav", "m.png"),
+            (["--audio", "a.wav", "--face-mask", "detect:v.mp4"], "a.wav", "detect:v.mp4"),
+            (["--audio", "a.wav", "--face-mask", "predictor"], "a.wav", "predictor"),
+            (
+                ["--audio", "a.wav", "--audio", "b.wav", "--face-mask", "1:m.png", "--face-mask", "0:0,0,16,32"],
+                ["a.wav", "b.wav"],
+                [[(0, 0, 16, 32)], "m.png"],
+            ),
+            (
+                ["--audio", "a.wav", "--audio", "b.wav", "--face-mask", "0:detect:v.mp4", "--face-mask", "1:0,0,9,9"],
+                ["a.wav", "b.wav"],
+                ["detect:v.mp4", [(0, 0, 9, 9)]],
+            ),
+            (["--audio", "a.wav", "--audio", "b.wav", "--face-mask", "0:m.png"], ["a.wav", "b.wav"], ["m.png", None]),
+        ],
+    )
+    def test_masks_find_their_speakers(self, monkeypatch, arguments, sounds, masks):
+        asked = {}
+
+        def seen(conditions, options, model, output, sheet):
+            asked.update(conditions)
+
+        monkeypatch.setattr(cli, "_generate_one", seen)
+        result = run("generate", "--prompt", "x", *arguments)
+        assert result.exit_code == 0, result.output
+        found = asked["audio"]
+        assert ([str(path) for path in found] if isinstance(found, list) else str(found)) == sounds
+        expected = [(0, 0, 16, 32), (32, 0, 48, 32)] if masks == "both" else masks
+        assert asked.get("face_masks") == expected
+
+    def test_two_speakers(self, folder):
+        result = run(
+            "generate", "--prompt", "Two people talk.", "--audio", "speech.wav", "--audio", "speech.wav",
+            "--face-mask", "0:0,0,16,32", "--face-mask", "1:32,0,48,32", *QUICK,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert (folder / "out.mp4").is_file()
+
     def test_weights_alone_choose_the_model(self, folder):
         write_published(folder, "HuMo-1.7B", tiny_weights(tiny_config("humo-1.7b")))
         result = run("generate", "--prompt", "x", "--weights", folder, "--steps", 1, "--device", "cpu", "--seed", 0)
@@ -142,6 +187,14 @@ class TestBadInput:
             (["--prompt", "x", "--dtype", "int8"], "unknown dtype 'int8'"),
             (["--prompt", "x", "-o", "absent/out.mp4"], "output folder 'absent' does not exist"),
             (["--prompt", "x", "-o", "out.gif"], ".gif"),
+            (["--prompt", "x", *TWO, "--face-mask", "0:0,0,9,9"], "speaker 1 has no face mask"),
+            (["--prompt", "x", *TWO, "--face-mask", "0,0,9,9"], "does not say whose it is: write 0:0,0,9,9"),
+            (["--prompt", "x", *TWO, "--face-mask", "2:0,0,9,9"], "is for --audio 2, but the last of 2 is 1"),
+            (["--prompt", "x", *TWO], "2 speakers have 0 face masks"),
+            (["--prompt", "x", *TWO, "--face-mask", "predictor"], "'predictor' cannot tell 2 speakers apart"),
+            (["--prompt", "x", "--preset", "humo-17b", *TWO[:2], "--face-mask", "predictor"], "needs a mask predictor"),
+            (["--prompt", "x", *TWO[:2], "--face-mask", "detect:absent.mp4"], "absent.mp4' does not exist"),
+            (["--prompt", "x", "--face-mask-threshold", "0.3"], "is for face_masks 'predictor'"),
             (["--prompt", "x", "--contact-sheet", "absent/s.png"], "output folder 'absent' does not exist"),
             (["--prompt", "x", "--contact-sheet", "."], "contact sheet '.' is a folder"),
             (["--cases", "cases.json", "-o", "text.png"], "output 'text.png' is a file: name a folder"),

@@ -70,6 +70,45 @@ def test_a_face_mask_confines_the_audio(layout: str, conditions: dict) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_two_speakers_share_a_video(layout: str, conditions: dict, tmp_path) -> None:
+    first, rate = conditions["audio"]
+    second = np.tile(first[::-1], 2) / 2
+    left, right = (0, 0, 16, 32), [(32, 0, 48, 16), (32, 16, 48, 32)]
+    fixed = {"image": conditions["image"], "seed": 3, "num_inference_steps": 2}
+
+    def video(*sounds: np.ndarray, masks: list, **options):
+        given = {"audio": [(sound, rate) for sound in sounds], "face_masks": masks, **fixed}
+        return tiny_pipeline(layout).generate(PROMPT, **given, **options)
+
+    both = video(first, second, masks=[left, right], output=tmp_path / "video.mp4")
+    assert len(both.frames) == 17  # as long as the longer
+    assert both.settings["face_masks"] == [left, right]
+    mixed = second + np.pad(first, (0, len(second) - len(first)))
+    heard = (mixed / max(1, np.abs(mixed).max()))[: len(both.audio)]
+    assert np.abs(both.audio[:, 0] - heard).max() < 1e-6
+    assert read_sound(tmp_path / "video.mp4").seconds == pytest.approx(17 / 25, abs=0.07)
+    swapped = video(second, first, masks=[right, left])
+    assert np.abs(swapped.frames.astype(int) - both.frames).max() <= 1
+    assert not np.array_equal(video(second, first, masks=[left, right]).frames, both.frames)
+    alone = tiny_pipeline(layout).generate(PROMPT, audio=(second, rate), face_masks=[left, *right], **fixed)
+    assert not np.array_equal(alone.frames, both.frames)
+    twice = video(second, second, masks=[left, right])
+    assert np.abs(twice.frames.astype(int) - alone.frames).max() <= 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_model_may_find_the_face_itself(layout: str, conditions: dict) -> None:
+    pipeline = tiny_pipeline(layout)
+    options = {"num_frames": 9, "seed": 3, "num_inference_steps": 3, **conditions}
+    predicted = pipeline.generate(PROMPT, **options, face_masks="predictor")
+    assert predicted.settings["face_masks"] == "predictor"
+    assert predicted.settings["face_mask_threshold"] == 0.5
+    everywhere = pipeline.generate(PROMPT, **options, face_masks="predictor", face_mask_threshold=1e-9)
+    free = pipeline.generate(PROMPT, **options)
+    assert np.array_equal(everywhere.frames, free.frames)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_seed_gives_the_same_frames_to_the_bit(layout: str, conditions: dict) -> None:
     pipeline = tiny_pipeline(layout)
     first, second, other = (

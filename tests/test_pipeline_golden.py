@@ -63,7 +63,7 @@ class RecordingDiT:
 
         return SimpleNamespace(select=select)
 
-    def __call__(self, x, timestep, *, context, condition):
+    def __call__(self, x, timestep, *, context, condition, rope):
         for row, (text, audio) in enumerate(context):
             self.branches.append(
                 SimpleNamespace(x=x[row], t=int(timestep[row]), text=text, audio=audio, condition=condition[row])
@@ -86,7 +86,7 @@ def pipeline_of(entry: dict) -> tuple[Pipeline, RecordingDiT]:
     pipeline.text = SimpleNamespace(
         encode=lambda prompts: [recipe_input(entry["context"]), recipe_input(entry["context_null"])]
     )
-    pipeline.dit = RecordingDiT(config.dit)
+    pipeline.dit = pipeline.denoiser = RecordingDiT(config.dit)
     return pipeline, pipeline.dit
 
 

@@ -34,6 +34,32 @@ def test_every_mode_twice_the_same(layout: str, mode: str, sampler: str, tmp_pat
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "faces",
+    [
+        {"face_masks": (0, 0, 16, 32)},
+        {"face_masks": (0, 0, 48, 32)},
+        {"face_masks": "predictor"},
+        {"speakers": 2, "face_masks": [(0, 0, 16, 32), (32, 0, 48, 32)]},
+    ],
+    ids=["a face", "everywhere", "predictor", "two speakers"],
+)
+def test_face_masks_give_the_same_in_whatever_groups_branches_run(layout: str, faces: dict) -> None:
+    """In float32, where no rounding of bf16 can move a predicted mask."""
+    pipeline, conditions = tiny_pipeline(layout, torch.float32, "cuda"), given("TIA")
+    speakers = faces.get("speakers")
+    if speakers:
+        samples, rate = conditions["audio"]
+        conditions["audio"] = [(samples, rate), (samples[::-1].copy(), rate)]
+    options = {"num_frames": 9, "seed": 3, "num_inference_steps": 3, "face_masks": faces["face_masks"], **conditions}
+    first, second, apart = (
+        pipeline.generate(PROMPT, branch_batch_size=batch, **options).frames.astype(float) for batch in (None, None, 1)
+    )
+    assert np.array_equal(first, second)
+    assert np.abs(first - apart).mean() < 0.5
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("size", [1, 2])
 def test_branches_may_share_a_forward_or_not(layout: str, size: int) -> None:
     pipeline = tiny_pipeline(layout, torch.float32, "cuda")

@@ -20,6 +20,9 @@ from tests.golden_data import case, case_ids
 
 RATE = 16_000
 PORTRAIT = np.zeros((20, 30, 3), np.uint8)
+BOXES = [(0, 0, 32, 64), (64, 0, 128, 64)]
+TWO = [(np.zeros(16_000, np.float32), 16_000), (np.zeros(32_000, np.float32), 16_000)]
+PREDICTED = {"face_masks": "predictor", "audio": TWO[0]}
 
 
 def request(prompt: str = "a person speaks", **options) -> GenerationRequest:
@@ -117,6 +120,21 @@ def test_long_audio_makes_a_long_video_with_one_warning(caplog):
         ({"guidance": "none", "guidance_scale": 3.0}, "'none' does not use guidance_scale"),
         ({"face_masks": (0, 0, 16, 16)}, "face_masks are given without audio"),
         ({"face_masks": (0, 0, 999, 16), "audio": speech(RATE)}, "does not lie in the 128x128 video"),
+        ({"face_masks": "detect", "audio": speech(RATE)}, "'detect' names no picture: write detect:FILE"),
+        ({"face_masks": "predictor"}, "face_masks are given without audio"),
+        ({"face_mask_threshold": 0.3}, r"face_mask_threshold 0\.3 is for face_masks 'predictor': leave it out"),
+        ({**PREDICTED, "face_mask_threshold": 1}, "face_mask_threshold 1 leaves no face"),
+        ({**PREDICTED, "face_mask_threshold": 0}, "face_mask_threshold 0 is not above 0"),
+        ({**PREDICTED, "audio": TWO}, "'predictor' cannot tell 2 speakers apart"),
+        ({"audio": TWO}, "2 speakers have 0 face masks: every speaker needs one"),
+        ({"audio": TWO, "face_masks": [BOXES[0]]}, "2 speakers have 1 face masks: .* one mask for each audio"),
+        ({"audio": TWO, "face_masks": "mask.png"}, "2 speakers have 1 face masks"),
+        ({"audio": TWO, "face_masks": [BOXES[0], None]}, "speaker 1 has no face mask: give one for each audio"),
+        ({"audio": TWO, "face_masks": [BOXES[0], (0, 0, 999, 9)]}, "speaker 1: face box .* does not lie in"),
+        ({"audio": TWO, "face_masks": [np.ones((8, 8)), BOXES[1]]}, "speaker 0: face mask is 8x8, the video 128x128"),
+        ({"audio": TWO, "face_masks": [BOXES[0], np.zeros((128, 128))]}, "speaker 1: face mask is black everywhere"),
+        ({"audio": [speech(RATE)], "face_masks": [*BOXES]}, "1 speakers have 2 face masks"),
+        ({"audio": [speech(RATE), "nothing.wav"]}, "nothing.wav' does not exist"),
         ({"negative_prompt": 3}, "negative_prompt 3 is not a text"),
         ({"callback_on_step_end": "print"}, "callback_on_step_end 'print' is not a function"),
         ({"audio": np.zeros(RATE, np.float32)}, r"audio of type ndarray .* give a path or \(samples, rate\)"),
@@ -157,6 +175,36 @@ def test_settings_describe_arrays_and_tables():
     assert masks.settings()["face_masks"] == "<5 masks of 832x480>"
     assert settings["guidance"][0] == {"above": 500.0, "weights": {"TIA": 2.0, "TA": -1.0}}
     assert request(guidance=settings["guidance"]).validated(NANO).guidance == table
+
+
+def test_several_speakers():
+    filled = request(audio=TWO, face_masks=BOXES).validated(NANO)
+    assert (filled.mode, filled.num_frames) == ("TA", 49)  # as long as the longest
+    assert filled.face_weights.shape == (2, 13, 16, 16)
+    settings = json.loads(json.dumps(filled.settings()))
+    assert settings["audio"] == ["<samples (16000,) at 16000 Hz>", "<samples (32000,) at 16000 Hz>"]
+    assert settings["face_masks"] == [[0, 0, 32, 64], [64, 0, 128, 64]]
+    each = request(audio=TWO, face_masks=[BOXES, np.ones((128, 128))]).validated(NANO)
+    assert each.settings()["face_masks"] == [BOXES, "<image of 128x128>"]
+    assert each.face_weights[0].sum() < each.face_weights[1].sum()
+
+
+def test_a_list_with_one_sound_is_one_speaker():
+    filled = request(audio=TWO[:1], face_masks=BOXES[:1]).validated(NANO)
+    assert torch.equal(filled.face_weights, request(audio=TWO[0], face_masks=BOXES[0]).validated(NANO).face_weights)
+    assert request(audio=TWO[:1]).validated(NANO).face_weights is None
+    assert request(audio=[]).validated(NANO).mode == "T"
+
+
+def test_predicted_faces():
+    filled = request(**PREDICTED).validated(NANO)
+    assert (filled.face_weights, filled.face_mask_threshold) == (None, 0.5)
+    assert request(**PREDICTED, face_mask_threshold=0.2).validated(NANO).face_mask_threshold == 0.2
+    assert filled.validated(NANO).settings() == filled.settings()
+    assert request(**PREDICTED | {"audio": TWO[:1]}).validated(NANO).settings()["face_masks"] == "predictor"
+    for published in (HUMO_1_7B, HUMO_17B):
+        with pytest.raises(ValueError, match=f"mask predictor, which the weights of {published.name} do not carry"):
+            request(**PREDICTED).validated(published)
 
 
 def test_a_used_generator_is_said_not_to_be_a_seed(caplog):

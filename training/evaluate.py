@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.table import Table
 
 from humo_rt.config import ModelConfig
+from humo_rt.runtime import attention_backends, precision
+from humo_rt.runtime.float8_block import fuse_float8
 from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.weights.components import Components, load_components
 from training import parallel
@@ -72,6 +74,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     start = time.perf_counter()
     components = _load(options, device)
     config = components.config
+    backend = _use_precision(options, components, device)
     panel = Panel.load(options.judges, device)
     clips = _clips(options, config, split, device)
     logger.info("model, judges and %d %s clips ready in %.1f s", len(clips), split, time.perf_counter() - start)
@@ -90,6 +93,8 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
         "seed": options.seed,
         "scales": _scales_used(options.scales, config),
         "guidance_reuse": reuse and reuse.to_json(),
+        "precision": options.precision,
+        "attention_backend": backend,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
     }
     if options.sweep:
@@ -181,6 +186,17 @@ def _load(options: argparse.Namespace, device: torch.device) -> Components:
     return replace(components, dit=dit.eval().requires_grad_(False))
 
 
+def _use_precision(options: argparse.Namespace, components: Components, device: torch.device) -> str:
+    """Let the DiT run as ``--precision`` and ``--attention-backend`` say, in place; returns the backend taken."""
+    dit, dtype, lossy = components.dit, components.dit.patch_embedding.weight.dtype, options.precision == precision.FP8
+    precision.check_precision(options.precision, device, dtype, dit.config)
+    backend = attention_backends.choose(options.attention_backend, device, dtype, dit.config.head_dim, lossy=lossy)
+    attention_backends.use_attention(dit, backend)
+    if lossy:
+        fuse_float8(dit)
+    return backend
+
+
 def _clips(options: argparse.Namespace, config: ModelConfig, split: Any, device: torch.device) -> HeldOutClips:
     return held_out(
         options.clips,
@@ -244,6 +260,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--scales", type=_triple, default=DEFAULT_SCALES, help="text,audio,image guidance (default: the preset's)")
     add(
         "--guidance-reuse", help="compute guidance branches at every n-th step: 2, or TA=2,0=4 (default: at every step)"
+    )
+    add("--precision", choices=precision.CHOICES, default=precision.EXACT, help="fp8 is lossy (default: exact)")
+    add(
+        "--attention-backend",
+        choices=attention_backends.CHOICES,
+        default=attention_backends.SDPA,
+        help="what computes self-attention (default: sdpa)",
     )
     add("--sweep", type=_triple, nargs="+", help="try several text,audio,image triples on the dev clips")
     add("--real", type=Path, nargs="*", default=shipped, help="recordings for real speech; none after --real skips it")

@@ -1,13 +1,14 @@
 """Face masks on the latent grid: what the mask predictor is trained on, and where a user lets the audio act.
 
-Knows the strides of the autoencoder. Finds no faces.
-Shape legend: F video frames, H height, W width, T latent frames, R reference slots.
+Knows the strides of the autoencoder. Finding faces is ``face_detector``'s work.
+Shape legend: F video frames, H height, W width, T latent frames, R reference slots, P speakers.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,14 +17,31 @@ import torch
 import torch.nn.functional as Func
 from torch import Tensor
 
+from humo_rt.conditions import face_detector
 from humo_rt.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from humo_rt.media import read_image, read_video
 from humo_rt.media.image import ImageSource
 
 Box: TypeAlias = Sequence[float]
-FaceMaskSource: TypeAlias = "ImageSource | Box | Sequence[Box]"
 
+PREDICTOR = "predictor"
+DETECT = "detect"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class DetectFaces:
+    """A face mask that is found: wherever ``source``, a picture of the video's size or an earlier video, has faces.
+
+    ``source``: an image or a video file, a Pillow image, or an array (H, W, 3) or (F, H, W, 3) uint8, such as the
+    frames of an earlier result. A reference image does not tell where in the video its face will be.
+    ``"detect:FILE"`` means the same as ``DetectFaces("FILE")``.
+    """
+
+    source: ImageSource
+
+
+FaceMaskSource: TypeAlias = "ImageSource | Box | Sequence[Box] | DetectFaces"
 
 
 def mask_to_latent_grid(mask_FHW: Tensor) -> Tensor:
@@ -40,13 +58,16 @@ def read_face_mask(source: FaceMaskSource, *, num_frames: int, height: int, widt
     """A user's face mask as weights (T, H / 8, W / 8), float32 in 0..1: the share of each latent cell that is face.
 
     ``source``: a box (left, top, right, bottom) in pixels of the video or several, for all frames; an image, white
-    where the face is, for all frames; a video, one mask for each frame; or an array (H, W) or (F, H, W), bool, in 0..1,
-    or uint8 as an image. ``ValueError`` for another size than the video's, a box outside of it, or a mask without a
-    face.
+    where the face is, for all frames; a video, one mask for each frame; an array (H, W) or (F, H, W), bool, in 0..1,
+    or uint8 as an image; or ``DetectFaces`` or ``"detect:FILE"``. ``ValueError`` for another size than the video's, a
+    box outside of it, or a mask without a face; ``RuntimeError`` when faces are to be found and OpenCV is missing.
     """
-    if isinstance(source, list | tuple):
+    wanted = _detection(source)
+    if wanted is not None:
+        mask_FHW = _found_faces(wanted)
+    elif isinstance(source, list | tuple):
         mask_FHW = _filled_boxes(source, height, width)
-    elif isinstance(source, str | os.PathLike) and Path(source).suffix.lower() not in IMAGE_SUFFIXES:
+    elif _is_video(source):
         mask_FHW = _from_levels(torch.from_numpy(read_video(source)[0]).float().mean(-1))
     elif isinstance(source, np.ndarray) and source.ndim in (2, 3) and source.shape[2:] not in ((1,), (3,), (4,)):
         mask_FHW = _from_array(source if source.ndim == 3 else source[None])
@@ -67,9 +88,26 @@ def read_face_mask(source: FaceMaskSource, *, num_frames: int, height: int, widt
     return weights_THW
 
 
+def read_face_masks(sources: Sequence[FaceMaskSource], **size: int) -> Tensor:
+    """The weights of several speakers, (P, T, H / 8, W / 8); as ``read_face_mask``, errors name the speaker."""
+    weights = []
+    for speaker, source in enumerate(sources):
+        try:
+            weights.append(read_face_mask(source, **size))
+        except ValueError as error:
+            raise ValueError(f"speaker {speaker}: {error}") from error
+    return torch.stack(weights)
+
+
 def with_reference_frames(weights_THW: Tensor, slots: int) -> Tensor:
-    """(T + R, H / 8, W / 8): silence, the audio of reference frames, acts on the whole of them, as without a mask."""
-    return Func.pad(weights_THW, (0, 0, 0, 0, 0, slots), value=1.0)
+    """(T + R, H / 8, W / 8): silence, the audio of reference frames, acts on the whole of them, as without a mask.
+
+    Of several speakers (P, T, H / 8, W / 8) it acts as the first one's alone, because what speakers add is summed.
+    """
+    extended = Func.pad(weights_THW, (0, 0, 0, 0, 0, slots), value=1.0)
+    if weights_THW.ndim == 4:
+        extended[1:, weights_THW.shape[1] :] = 0
+    return extended
 
 
 def _share_of_face(mask_FHW: Tensor) -> Tensor:
@@ -100,6 +138,54 @@ def _filled_boxes(boxes: Box | Sequence[Box], height: int, width: int) -> Tensor
             )
         mask_1HW[0, round(top) : round(bottom), round(left) : round(right)] = 1
     return mask_1HW
+
+
+def _detection(source: FaceMaskSource) -> DetectFaces | None:
+    """The faces to be found, if any are."""
+    if isinstance(source, DetectFaces):
+        return source
+    if not isinstance(source, str) or source.partition(":")[0] != DETECT:
+        return None
+    file = source.partition(":")[2]
+    if not file:
+        raise ValueError(
+            f"face mask {source!r} names no picture: write detect:FILE, a picture of the video's size or a video"
+        )
+    return DetectFaces(file)
+
+
+def _found_faces(wanted: DetectFaces) -> Tensor:
+    """One mask for each frame of the source. A frame without a face takes the faces of the nearest that has some."""
+    face_detector.require_detector()
+    source = wanted.source
+    if _is_video(source):
+        frames_FHWC = read_video(source)[0]
+    elif isinstance(source, np.ndarray) and source.ndim == 4:
+        frames_FHWC = source
+        if source.dtype != np.uint8 or source.shape[-1] != 3:
+            raise ValueError(f"frames {source.shape} of {source.dtype} have no faces: give (F, H, W, 3) uint8")
+    else:
+        frames_FHWC = np.array(read_image(source))[None]
+    boxes = face_detector.spread(face_detector.find_faces(frames_FHWC), len(frames_FHWC))
+    seen = [frame for frame, found in enumerate(boxes) if found]
+    if not seen:
+        raise ValueError(f"no face is found in {source_name(source)}: give a mask or a box, or another picture")
+    nearest = (min(seen, key=lambda other: abs(other - frame)) for frame in range(len(boxes)))
+    return torch.from_numpy(face_detector.draw([boxes[frame] for frame in nearest], *frames_FHWC.shape[1:3])).float()
+
+
+def source_name(source: ImageSource) -> str:
+    """What a message or a record calls a picture."""
+    if isinstance(source, str | os.PathLike):
+        return str(Path(source))
+    shape = getattr(source, "shape", None) or (source.height, source.width)
+    if len(shape) == 4:
+        return f"<{shape[0]} frames of {shape[2]}x{shape[1]}>"
+    return f"<image of {shape[1]}x{shape[0]}>"
+
+
+def _is_video(source: FaceMaskSource) -> bool:
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() not in IMAGE_SUFFIXES
 
 
 def _from_levels(levels_FHW: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,6 +49,23 @@ class Sound:
 
 
 AudioSource: TypeAlias = "str | os.PathLike[str] | tuple[Any, int] | Sound"
+
+
+def mix(sounds: Sequence[Sound]) -> Sound:
+    """All sounds at once, as long as the longest, at the highest rate among them; a single one as it is.
+
+    They are added at full strength; a sum that exceeds full scale is turned down to it as a whole. A sound with fewer
+    channels than another goes to all of them as mono.
+    """
+    if len(sounds) == 1:
+        return sounds[0]
+    rate, channels = max(sound.sample_rate for sound in sounds), max(sound.samples_SC.shape[1] for sound in sounds)
+    resampled = [resample(sound.samples_SC, sound.sample_rate, rate) for sound in sounds]
+    mixed_SC = np.zeros((max(map(len, resampled)), channels), np.float32)
+    for samples_SC in resampled:
+        fitting = samples_SC if samples_SC.shape[1] == channels else samples_SC.mean(axis=1, keepdims=True)
+        mixed_SC[: len(samples_SC)] += fitting
+    return Sound(samples_SC=mixed_SC / max(1.0, float(np.abs(mixed_SC).max())), sample_rate=rate)
 
 
 def read_audio(source: AudioSource) -> np.ndarray:

@@ -1,12 +1,12 @@
 """The three attentions of a block. Each normalises queries and keys over the full width before splitting heads.
 
 Shape legend: B batch, Q query tokens, S context tokens, D model width, C context width, H heads, K head_dim,
-T latent frames.
+T latent frames, P speakers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -17,17 +17,47 @@ from humo_rt.model.layers import Linear, RMSNorm
 
 
 class KeyValue(NamedTuple):
-    """Projected context. Text: (B, H, S, K) each; audio: (B, T, H, S, K) each."""
+    """Projected context. Text: (B, H, S, K); audio: (B, T, H, S, K), of several speakers (P, B, T, H, S, K)."""
 
     k: Tensor
     v: Tensor
 
     def select(self, rows: Tensor) -> KeyValue:
-        """The entries ``rows`` of the batch axis, repeats allowed; a single one is a view, several are a copy."""
-        if rows.numel() == 1:
-            row = int(rows)
-            return KeyValue(self.k[row : row + 1], self.v[row : row + 1])
-        return KeyValue(self.k.index_select(0, rows), self.v.index_select(0, rows))
+        """The entries ``rows`` of the batch axis, repeats allowed; a single one is a view, several are a copy.
+
+        Rows (P, B) give each of P speakers its own: the result has an axis of P in front.
+        """
+        return KeyValue(*_selected(self, rows))
+
+    def of_frames(self, frames_F: Tensor) -> KeyValue:
+        """Of audio, the latent frames ``frames_F`` only; a copy."""
+        return KeyValue(self.k.index_select(-4, frames_F), self.v.index_select(-4, frames_F))
+
+    def speakers(self) -> list[KeyValue]:
+        """Of audio, each speaker's keys and values, (B, T, H, S, K) each."""
+        if self.k.ndim == 5:
+            return [self]
+        return [KeyValue(k, v) for k, v in zip(self.k.unbind(0), self.v.unbind(0), strict=True)]
+
+
+class BiasedKeyValue(NamedTuple):
+    """Projected text in which keys may stand for several equal ones, (B, H, S, K) each, and what is added to the logits
+    of the keys, (B, S) in float32."""
+
+    k: Tensor
+    v: Tensor
+    bias_BS: Tensor
+
+    def select(self, rows: Tensor) -> BiasedKeyValue:
+        """As ``KeyValue.select``."""
+        return BiasedKeyValue(*_selected(self, rows))
+
+
+def _selected(tensors: Iterable[Tensor], rows: Tensor) -> list[Tensor]:
+    if rows.numel() == 1:
+        row = int(rows)
+        return [x[row : row + 1] for x in tensors]
+    return [x.index_select(0, rows.flatten()).unflatten(0, rows.shape) for x in tensors]
 
 
 def apply_rope(x_BHQK: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
@@ -91,9 +121,20 @@ class TextAttention(Attention):
 class AudioAttention(Attention):
     """Frame-local: the tokens of latent frame i see the audio tokens of frame i only."""
 
-    def forward(self, x_BQD: Tensor, audio: Tensor | KeyValue) -> Tensor:
+    def forward(self, x_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None = None) -> Tensor:
+        """What the audio adds to each token, times its ``face_weight_BQ1`` if given.
+
+        With keys and values of several speakers the weights are (P, B, Q, 1), and what the speakers add is summed.
+        """
         kv = audio if isinstance(audio, KeyValue) else self.project(audio)
-        frames = kv.k.shape[1]
-        q_BTHQK = self.queries(x_BQD.unflatten(1, (frames, -1)))
-        flat = KeyValue(kv.k.flatten(0, 1), kv.v.flatten(0, 1))
-        return self.attend(q_BTHQK.flatten(0, 1), flat).reshape(x_BQD.shape)
+        frames = kv.k.shape[-4]
+        q_NHQK = self.queries(x_BQD.unflatten(1, (frames, -1))).flatten(0, 1)
+        speakers, weights = kv.speakers(), face_weight_BQ1
+        if weights is None or kv.k.ndim == 5:
+            weights = [face_weight_BQ1] * len(speakers)
+        total = None
+        for (k, v), weight in zip(speakers, weights, strict=True):
+            heard = self.attend(q_NHQK, KeyValue(k.flatten(0, 1), v.flatten(0, 1))).reshape(x_BQD.shape)
+            heard = heard if weight is None else weight * heard
+            total = heard if total is None else total + heard
+        return total

@@ -1,16 +1,19 @@
 """One transformer block: self-attention, text attention, audio attention, feed-forward.
 
 Self-attention and feed-forward are modulated and gated by the timestep; text and audio attention are plain residuals.
-The residual stream is float32. Shape legend: B batch, Q tokens, D width.
+The residual stream is float32. Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, D width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig
-from humo_rt.model.attention import AudioAttention, KeyValue, SelfAttention, TextAttention
+from humo_rt.model.attention import AudioAttention, BiasedKeyValue, KeyValue, SelfAttention, TextAttention
+from humo_rt.model.face_tokens import FaceTokens
 from humo_rt.model.layers import LayerNorm, Linear
 
 
@@ -26,8 +29,18 @@ class AudioSubBlock(nn.Module):
         self.norm1_audio = LayerNorm(config.dim, eps=config.eps)
         self.audio_cross_attn = AudioAttention(config.dim, config.num_heads, config.eps, config.audio_token_dim)
 
-    def forward(self, x_BQD: Tensor, audio: Tensor | KeyValue) -> Tensor:
-        return self.audio_cross_attn(self.norm1_audio(x_BQD), audio)
+    def forward(self, x_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None = None) -> Tensor:
+        return self.audio_cross_attn(self.norm1_audio(x_BQD), audio, face_weight_BQ1)
+
+    def add_to(self, x_BQD: Tensor, audio: Tensor | KeyValue, faces: Tensor | FaceTokens | None) -> Tensor:
+        """``x_BQD`` and what the audio adds; ``faces`` as in ``Block.forward``, their tokens are changed in place."""
+        if not isinstance(faces, tuple):
+            return x_BQD + self(x_BQD, audio, faces)
+        for group in faces:
+            inside = x_BQD.index_select(1, group.tokens_M)
+            heard = self(inside, audio.of_frames(group.frames_F), group.weight_BM1)
+            x_BQD.index_copy_(1, group.tokens_M, inside + heard)
+        return x_BQD
 
 
 class Block(nn.Module):
@@ -43,27 +56,37 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(dim, eps=eps, elementwise_affine=False)
         self.ffn = nn.Sequential(Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), Linear(config.ffn_dim, dim))
 
+    def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> KeyValue | BiasedKeyValue:
+        """What ``forward`` takes for ``text``, made once per generation. Beyond ``lengths`` the rows are padding."""
+        return self.cross_attn.project(text_BLD)
+
     def forward(
         self,
-        x_BQD: Tensor,
-        time_B6D: Tensor,
+        x_UQD: Tensor,
+        time_U6D: Tensor,
         rope: tuple[Tensor, Tensor],
         text: Tensor | KeyValue,
         audio: Tensor | KeyValue | None,
-        face_weight_BQ1: Tensor | None = None,
+        faces: Tensor | FaceTokens | None = None,
+        rows_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns the block's output and the hidden state right after audio attention (what the mask predictor reads).
 
-        ``face_weight_BQ1`` scales what audio adds to each token: 1 inside a face, 0 outside, or anything between.
+        ``faces``: where audio acts. Weights (B, Q, 1) scale what it adds to each token, 1 inside a face, 0 outside, or
+        anything between; with an axis of speakers in front if ``audio`` has one. Or the tokens of faces alone.
+        ``rows_B``: samples that differ in their conditions alone, given as one: the input that each continues after
+        self-attention. None: every sample has its own, U = B.
         """
-        parts = (self.modulation.float() + time_B6D).chunk(6, dim=1)
-        shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = parts
-        x = x_BQD.float()
-        x = x + gate_attn * self.self_attn(modulate(self.norm1(x), shift_attn, scale_attn), rope)
+        modulation = self.modulation.float() + time_U6D
+        shift, scale, gate = modulation[:, :3].chunk(3, dim=1)
+        x = x_UQD.float()
+        x = x + gate * self.self_attn(modulate(self.norm1(x), shift, scale), rope)
+        if rows_B is not None:
+            x, modulation = x.index_select(0, rows_B), modulation.index_select(0, rows_B)
         x = x + self.cross_attn(self.norm3(x), text)
         if audio is not None:
-            heard = self.audio_cross_attn_wrapper(x, audio)
-            x = x + (heard if face_weight_BQ1 is None else face_weight_BQ1 * heard)
+            x = self.audio_cross_attn_wrapper.add_to(x, audio, faces)
         after_audio = x
-        x = x + gate_ffn * self.ffn(modulate(self.norm2(x), shift_ffn, scale_ffn))
+        shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
+        x = x + gate * self.ffn(modulate(self.norm2(x), shift, scale))
         return x, after_audio

@@ -4,7 +4,7 @@ One class for both published models; the configuration says how reference images
 guidance, samplers or files.
 
 Shape legend: B batch, C latent channels, T latent frames (reference frames last), H W latent size, Q tokens, D width,
-L text tokens, E text width, A audio width, K head_dim, P output values per token.
+L text tokens, E text width, A audio width, K head_dim, P output values per token, S speakers.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig
-from humo_rt.model.attention import KeyValue
+from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.block import Block, modulate
 from humo_rt.model.embeddings import AudioProjection, TextEmbedding, TimeEmbedding, TimeProjection, rope_table
+from humo_rt.model.face_tokens import FaceTokens, gather_face_tokens, gathering_pays
 from humo_rt.model.layers import FullPrecisionLinear, LayerNorm
 from humo_rt.model.mask_predictor import PREDICTING_BLOCKS, MaskPredictor
 
@@ -29,11 +30,14 @@ from humo_rt.model.mask_predictor import PREDICTING_BLOCKS, MaskPredictor
 class Context:
     """Keys and values of text and audio for every block: computed once per generation, used at every step."""
 
-    text: tuple[KeyValue, ...]
+    text: tuple[KeyValue | BiasedKeyValue, ...]
     audio: tuple[KeyValue, ...] | None
 
     def select(self, text_rows: Tensor, audio_rows: Tensor) -> Context:
-        """One entry per guidance branch from the distinct texts and audios projected."""
+        """One entry per guidance branch from the distinct texts and audios projected.
+
+        ``audio_rows``: (B,), or (S, B) for several speakers at once.
+        """
         text = tuple(kv.select(text_rows) for kv in self.text)
         audio = None if self.audio is None else tuple(kv.select(audio_rows) for kv in self.audio)
         return Context(text, audio)
@@ -74,12 +78,22 @@ class HumoDiT(nn.Module):
     def project_context(self, text_embeds: Tensor | Sequence[Tensor], audio_BTWNA: Tensor | None) -> Context:
         """Project text (B, L, E) and windowed audio features (B, T, window, bands, A) for every block."""
         text_BLD = self.text_embedding(self._pad_text(text_embeds))
-        text = tuple(block.cross_attn.project(text_BLD) for block in self.blocks)
+        lengths = [len(text_LE) for text_LE in text_embeds]
+        text = tuple(block.project_text(text_BLD, lengths) for block in self.blocks)
         if audio_BTWNA is None:
             return Context(text, None)
         tokens_BTSC = self.audio_proj(audio_BTWNA)
         audio = tuple(block.audio_cross_attn_wrapper.audio_cross_attn.project(tokens_BTSC) for block in self.blocks)
         return Context(text, audio)
+
+    def place_faces(self, face_mask: Tensor) -> Tensor | FaceTokens:
+        """What ``forward`` takes for ``face_mask`` at the least cost, for a caller that gives it more than once.
+
+        The tokens of faces where they are few, otherwise the mask. Waits for the device that the mask is on.
+        """
+        weight_BQ = self._token_weights(face_mask).squeeze(-1)
+        faces = gather_face_tokens(weight_BQ, frames=face_mask.shape[-3] // self.config.patch_size[0])
+        return faces if gathering_pays(faces, weight_BQ.shape[-1]) else face_mask
 
     def forward(
         self,
@@ -90,8 +104,9 @@ class HumoDiT(nn.Module):
         audio: Tensor | None = None,
         context: Context | None = None,
         condition: Tensor | None = None,
-        face_mask: Tensor | None = None,
+        face_mask: Tensor | FaceTokens | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
+        rows: Tensor | None = None,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict the velocity.
@@ -102,11 +117,16 @@ class HumoDiT(nn.Module):
             timestep_B: 0 (clean) to 1000 (noise), one per sample; or their ``timestep_sinusoid`` (B, freq_dim).
             text_embeds: (B, L, E) or a list of (L_i, E) with L <= ``text_len``; zero-padded here.
             audio: (B, T, window, bands, A) or None, which leaves the audio attention out.
-            context: what ``project_context`` returned, instead of ``text_embeds`` and ``audio``.
+            context: what ``project_context`` returned, instead of ``text_embeds`` and ``audio``; the only way to give
+                several speakers.
             condition: (B, 20, T, H, W) for models with ``"channels"`` injection.
-            face_mask: (B, T, H, W) in 0..1, where audio acts; its mean over a patch weighs the token's audio attention.
+            face_mask: (B, T, H, W) in 0..1, where audio acts, or (S, B, T, H, W), where each speaker's does; its mean
+                over a patch weighs the token's audio attention. Or what ``place_faces`` made of it, with a ``context``.
                 None acts everywhere, as the published models do.
             rope: the ``rope_table`` of this size, if the caller keeps it.
+            rows: (B,) int64, for samples that differ in text, audio or face mask alone: latents, timesteps and
+                condition hold each distinct input once, and this says which one a sample has. What comes before the
+                first difference is computed once. None: every sample has its own.
             return_face_mask: also return the mask predictor's logits (B, T, H, W).
 
         Returns:
@@ -118,18 +138,21 @@ class HumoDiT(nn.Module):
         x = self.patch_embedding(inputs.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         # As the blocks return it: a compiled block would otherwise be compiled twice, for its first and its other uses.
         x = x.float().contiguous()
-        embedding_BD = self.time_embedding(timestep_B)
-        time_B6D = self.time_projection(embedding_BD)
+        embedding = self.time_embedding(timestep_B)
+        time = self.time_projection(embedding)
         rope = rope or rope_table(*grid, self.config.head_dim, x.device)
-        weight_BQ1 = None if face_mask is None else self._token_weights(face_mask)
+        faces = self._token_weights(face_mask) if isinstance(face_mask, Tensor) else face_mask
         texts, audios = self._block_contexts(text_embeds, audio, context)
 
         kept = deque(maxlen=PREDICTING_BLOCKS if return_face_mask else 0)
         for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
-            x, after_audio = block(x, time_B6D, rope, text_i, audio_i, weight_BQ1)
+            x, after_audio = block(x, time, rope, text_i, audio_i, faces, rows)
             kept.append(after_audio)
+            del after_audio  # a residual stream: not kept, it would live through the next block
+            if rows is not None:  # the first block has made a stream for every sample
+                embedding, time, rows = embedding.index_select(0, rows), time.index_select(0, rows), None
 
-        velocity = self._unpatchify(self.head(x, embedding_BD), grid)
+        velocity = self._unpatchify(self.head(x, embedding), grid)
         if not return_face_mask:
             return velocity
         logits = self._unpatchify(self.mask_predictor(list(kept)), grid)
@@ -160,7 +183,7 @@ class HumoDiT(nn.Module):
         return tuple(size // patch for size, patch in zip(sizes, self.config.patch_size, strict=True))
 
     def _token_weights(self, face_mask_BTHW: Tensor) -> Tensor:
-        return F.avg_pool3d(face_mask_BTHW.float(), self.config.patch_size).flatten(1).unsqueeze(-1)
+        return F.avg_pool3d(face_mask_BTHW.float(), self.config.patch_size).flatten(-3).unsqueeze(-1)
 
     def _check_inputs(self, inputs: Tensor, audio: Tensor | None, return_face_mask: bool) -> None:
         if inputs.shape[1] != self.config.in_channels:

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, VAEConfig
 
-# Video pixels (frames x height x width) worked on at once when no piece size is given: one latent frame at 480x832.
-_PIXELS_PER_PIECE = TEMPORAL_STRIDE * 480 * 832
 _MAX_STREAM_PIECE = 4
 
 
@@ -30,6 +28,9 @@ class VideoVAE(nn.Module):
 
     ``autoencoder`` is a plain diffusers ``AutoencoderKLWan``: its state dict has diffusers' names.
     """
+
+    # Frames x height x width worked on at once when no piece size is given: one latent frame at 480x832.
+    pixels_per_piece = TEMPORAL_STRIDE * 480 * 832
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -120,7 +121,7 @@ class VideoVAE(nn.Module):
         mean, std = self._statistics(latents_BCThw.device)
         x_BCThw = model.post_quant_conv((latents_BCThw.float() * std + mean).to(model.dtype))
         block_BCFHW = model.decoder(x_BCThw, feat_cache=caches, feat_idx=[0], first_chunk=first)
-        return _unfold_pixels(block_BCFHW, self.config.patch_size).float()
+        return unfold_pixels(block_BCFHW, self.config.patch_size).float()
 
     def _decode_pieces(self, latents_BCThw: Tensor, chunk: int | None) -> Iterator[Tensor]:
         frames, height, width = latents_BCThw.shape[2:]
@@ -137,10 +138,9 @@ class VideoVAE(nn.Module):
         mean = torch.tensor(self.config.latents_mean, dtype=torch.float32, device=device).view(shape)
         return mean, torch.tensor(self.config.latents_std, dtype=torch.float32, device=device).view(shape)
 
-    @staticmethod
-    def _piece(latent_frames: int, pixels_per_frame: int, *, bounded: bool) -> int:
+    def _piece(self, latent_frames: int, pixels_per_frame: int, *, bounded: bool) -> int:
         whole = max(latent_frames, 1)
-        return min(whole, max(1, _PIXELS_PER_PIECE // (TEMPORAL_STRIDE * pixels_per_frame))) if bounded else whole
+        return min(whole, max(1, self.pixels_per_piece // (TEMPORAL_STRIDE * pixels_per_frame))) if bounded else whole
 
 
 def _count_convolutions(module: nn.Module) -> int:
@@ -157,7 +157,8 @@ def _fold_pixels(x_BCFHW: Tensor, patch: int | None) -> Tensor:
     return x.reshape(batch, channels * patch**2, frames, height // patch, width // patch)
 
 
-def _unfold_pixels(x_BCFHW: Tensor, patch: int | None) -> Tensor:
+def unfold_pixels(x_BCFHW: Tensor, patch: int | None) -> Tensor:
+    """The inverse of ``_fold_pixels``."""
     if not patch or patch == 1:
         return x_BCFHW
     batch, channels, frames, height, width = x_BCFHW.shape

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from humo_rt.model.dit import HumoDiT
+from humo_rt.runtime import float8_attention
 from humo_rt.runtime.attention_kernels import PACKAGES, SDPA, package_function, self_attention
 
 logger = logging.getLogger(__name__)
@@ -25,11 +26,16 @@ AUTO = "auto"
 # cuDNN 641, SDPA's flash kernel 367 TFLOP/s. flash-attn-3 and 2 were not measured there: 3 is published with about
 # cuDNN's speed, 2 is where SDPA's flash kernel comes from, so each follows what needs no package.
 BACKENDS = ("flash-attn-4", "cudnn", "flash-attn-3", "sdpa-flash", "flash-attn-2", SDPA)
-CHOICES = (AUTO, *BACKENDS)
+# Faster still (885 TFLOP/s there) and lossy: taken when named, and by "auto" where the rest is lossy too.
+CUDNN_FP8 = "cudnn-fp8"
+NAMED = (*BACKENDS, CUDNN_FP8)
+CHOICES = (AUTO, *NAMED)
 
 _HALF = (torch.bfloat16, torch.float16)
-_DTYPES = dict.fromkeys(BACKENDS, _HALF) | {SDPA: (*_HALF, torch.float32, torch.float64)}
-_WIDEST_HEAD = 256  # of the fused kernels; they also want 16-byte rows, which are 8 values of 2 bytes
+_INSTALL = {name: package.install for name, package in PACKAGES.items()} | {CUDNN_FP8: float8_attention.INSTALL}
+_DTYPES = dict.fromkeys(NAMED, _HALF) | {SDPA: (*_HALF, torch.float32, torch.float64)}
+_WIDEST_HEAD = 256  # of the fused kernels
+_HEAD_MULTIPLE = dict.fromkeys(BACKENDS, 8) | {CUDNN_FP8: 16}  # rows of 16 bytes
 _FUSED = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 
@@ -47,18 +53,18 @@ class AttentionSurvey:
 def survey(device: torch.device, dtype: torch.dtype, head_dim: int) -> AttentionSurvey:
     """Probe every backend; ``chosen`` is what "auto" takes, None when there is nothing to take."""
     reasons = {}
-    for name in BACKENDS:
+    for name in NAMED:
         try:
             reasons[name] = unavailable(name, device, dtype, head_dim)
         except torch.OutOfMemoryError:
             reasons[name] = "could not be tried: too little GPU memory is free"
-    chosen = next((name for name, reason in reasons.items() if reason is None), None)
+    chosen = next((name for name in BACKENDS if reasons[name] is None), None)
     named = {"device": str(device), "dtype": _name(dtype), "head_dim": head_dim}
     return AttentionSurvey(chosen=chosen, unavailable=reasons, **named)
 
 
-def choose(requested: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """The backend to run: ``requested``, or for "auto" the fastest that can.
+def choose(requested: str, device: torch.device, dtype: torch.dtype, head_dim: int, *, lossy: bool = False) -> str:
+    """The backend to run: ``requested``, or for "auto" the fastest that can; with ``lossy`` one in float8 may be it.
 
     ``ValueError`` for an unknown name, and for a device, dtype or head_dim that ``requested`` (or, for "auto", every
     backend) refuses; ``RuntimeError`` for a package that is missing or does not work on this card.
@@ -66,7 +72,7 @@ def choose(requested: str, device: torch.device, dtype: torch.dtype, head_dim: i
     if requested not in CHOICES:
         raise ValueError(f"unknown attention_backend {requested!r}: choose one of {', '.join(CHOICES)}")
     if requested == AUTO:
-        return _fastest(device, dtype, head_dim)
+        return _fastest((CUDNN_FP8, *BACKENDS) if lossy else BACKENDS, device, dtype, head_dim)
     unsuited = _unsuited(requested, device, dtype, head_dim)
     if unsuited is not None:
         raise ValueError(f"attention_backend {requested!r} {unsuited}: use {AUTO!r}")
@@ -78,8 +84,8 @@ def choose(requested: str, device: torch.device, dtype: torch.dtype, head_dim: i
 
 def use_attention(dit: HumoDiT, backend: str) -> None:
     """Let ``backend`` compute the self-attention of ``dit``, in place. ``backend`` is what ``choose`` returned."""
-    plain = backend == SDPA
-    function = F.scaled_dot_product_attention if plain else partial(self_attention, backend=backend)
+    alone = {SDPA: F.scaled_dot_product_attention, CUDNN_FP8: float8_attention.float8_attention}
+    function = alone.get(backend) or partial(self_attention, backend=backend)
     for block in dit.blocks:
         block.self_attn.attention_function = function
 
@@ -89,13 +95,13 @@ def unavailable(backend: str, device: torch.device, dtype: torch.dtype, head_dim
     return _unsuited(backend, device, dtype, head_dim) or _missing(backend, device, dtype, head_dim)
 
 
-def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def _fastest(backends: tuple[str, ...], device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     reasons = []
-    for backend in BACKENDS:
+    for backend in backends:
         reason = unavailable(backend, device, dtype, head_dim)
         if reason is None:
             return backend
-        if backend in PACKAGES and not _unsuited(backend, device, dtype, head_dim) and not _absent(backend):
+        if backend in _INSTALL and not _unsuited(backend, device, dtype, head_dim) and not _absent(backend):
             _say_unused(backend, reason)
         reasons.append(f"{backend} {reason}")
     raise ValueError(
@@ -110,8 +116,9 @@ def _unsuited(backend: str, device: torch.device, dtype: torch.dtype, head_dim: 
         return f"needs an NVIDIA GPU, not {device}"
     if dtype not in _DTYPES[backend]:
         return f"takes {', '.join(map(_name, _DTYPES[backend]))}, not {_name(dtype)}"
-    if backend != SDPA and (head_dim % 8 or not 0 < head_dim <= _WIDEST_HEAD):
-        return f"takes a head_dim that is a multiple of 8 up to {_WIDEST_HEAD}, not {head_dim}"
+    multiple = _HEAD_MULTIPLE[backend]
+    if backend != SDPA and (head_dim % multiple or not 0 < head_dim <= _WIDEST_HEAD):
+        return f"takes a head_dim that is a multiple of {multiple} up to {_WIDEST_HEAD}, not {head_dim}"
     return None
 
 
@@ -120,8 +127,8 @@ def _missing(backend: str, device: torch.device, dtype: torch.dtype, head_dim: i
     """What this machine lacks for ``backend``."""
     if backend == SDPA and device.type != "cuda":
         return None
-    if backend in PACKAGES and _absent(backend):
-        return f"is not installed: {PACKAGES[backend].install}"
+    if backend in _INSTALL and _absent(backend):
+        return f"is not installed: {_INSTALL[backend]}"
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         try:
@@ -141,6 +148,8 @@ def _try(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
         # Without a fused kernel SDPA would store every score, which no video's length allows.
         with sdpa_kernel(_FUSED):
             F.scaled_dot_product_attention(*qkv)
+    elif backend == CUDNN_FP8:
+        float8_attention.float8_attention(*qkv)
     else:
         self_attention(*qkv, backend=backend)
     torch.cuda.synchronize(device)
@@ -148,9 +157,9 @@ def _try(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) 
 
 def _absent(backend: str) -> bool:
     """Whether the package is not there. One that is there and cannot be loaded is found out by trying it."""
-    module = PACKAGES[backend].module
+    module = float8_attention.MODULE if backend == CUDNN_FP8 else PACKAGES[backend].module
     try:
-        package_function(backend)
+        float8_attention.frontend() if backend == CUDNN_FP8 else package_function(backend)
     except ModuleNotFoundError as error:
         return error.name is not None and f"{module}.".startswith(f"{error.name}.")
     except (ImportError, OSError, RuntimeError):

@@ -1,13 +1,20 @@
 """A DiT whose blocks run on fused kernels: fewer passes over memory, the same arithmetic.
 
-``fuse`` changes a DiT in place and ``unfuse`` changes it back; parameters keep their names and values. Nothing here is
-used unless asked for. For inference: the kernels have no backward pass.
+``fuse`` changes a DiT in place and ``unfuse`` changes it back; parameters keep their names and values. For inference:
+the kernels have no backward pass.
 
-Shape legend: B batch, Q tokens, D width, H heads, K head_dim.
+Beside attention and matrix products a block moves, per token and unit of width: four times gate, residual and norm (12
+bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out), once the norm and
+rotation of q and k (8 bytes), the queries of text twice and of audio once, and what those two attentions return (10
+bytes): 66 bytes in all.
+
+Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,11 +22,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.kernels.adaln_modulate import adaln_modulate
+from humo_rt.kernels.audio_face_attention import audio_face_attention
 from humo_rt.kernels.gate_residual_norm import gate_residual_norm
 from humo_rt.kernels.qk_norm_rope import qk_norm_rope
-from humo_rt.model.attention import KeyValue, SelfAttention
+from humo_rt.kernels.text_attention import text_attention
+from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
 from humo_rt.model.block import Block
-from humo_rt.model.dit import HumoDiT
+from humo_rt.model.dit import Head, HumoDiT
+from humo_rt.model.face_tokens import FaceTokens
+
+# Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
+KEY_STEP = 64
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class Carried(NamedTuple):
@@ -27,7 +41,7 @@ class Carried(NamedTuple):
 
     x_BQD: Tensor
     normed_BQD: Tensor
-    parts: tuple[Tensor, ...]
+    modulation_B6D: Tensor
 
 
 class FusedBlock(Block):
@@ -36,57 +50,164 @@ class FusedBlock(Block):
     following: tuple[FusedBlock, ...]  # the next block in a tuple, which does not register it as a part of this one
     qkv: tuple[Tensor, Tensor]  # weight (3 D, D) and bias; the weights of q, k and v are views of it
 
+    def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> BiasedKeyValue:
+        """As ``Block.project_text``; all padding becomes one key, whose bias is the logarithm of their number.
+
+        That is exact: the rows beyond a text's length are zeros that went through one embedding, all equal.
+        """
+        limit = text_BLD.shape[1]
+        keys = min(-(-(max(lengths) + 1) // KEY_STEP) * KEY_STEP, limit)
+        kv = self.cross_attn.project(text_BLD[:, :keys])
+        return BiasedKeyValue(kv.k, kv.v, _padding_bias(lengths, keys, limit).to(text_BLD.device))
+
     def forward(
         self,
-        x_BQD: Tensor | Carried,
-        time_B6D: Tensor,
+        x_UQD: Tensor | Carried,
+        time_U6D: Tensor,
         rope: tuple[Tensor, Tensor],
-        text: Tensor | KeyValue,
+        text: Tensor | KeyValue | BiasedKeyValue,
         audio: Tensor | KeyValue | None,
-        face_weight_BQ1: Tensor | None = None,
+        faces: Tensor | FaceTokens | None = None,
+        rows_B: Tensor | None = None,
     ) -> tuple[Tensor | Carried, Tensor]:
         """As ``Block.forward``; between fused blocks the stream travels with the norm the next one starts from."""
-        x, normed, parts = x_BQD if isinstance(x_BQD, Carried) else self._entered(x_BQD, time_B6D)
-        _, _, gate_attn, shift_ffn, scale_ffn, gate_ffn = parts
-        into_ffn = (shift_ffn, scale_ffn, True, self.norm2.eps, _matmul_dtype(self.ffn[0]))
-
+        x, normed, modulation = x_UQD if isinstance(x_UQD, Carried) else self._entered(x_UQD, time_U6D)
         y = self._self_attention(normed, rope)
-        x, normed = gate_residual_norm(x, y, gate_attn, *_affine(self.norm3, self.cross_attn.q))
-        y = self.cross_attn(normed, text)
-        if audio is not None:
-            wrapper = self.audio_cross_attn_wrapper
-            x, normed = gate_residual_norm(x, y, None, *_affine(wrapper.norm1_audio, wrapper.audio_cross_attn.q))
-            y = wrapper.audio_cross_attn(normed, audio)
-            y = y if face_weight_BQ1 is None else face_weight_BQ1 * y
-        after_audio, normed = gate_residual_norm(x, y, None, *into_ffn)
-        y = self.ffn(normed)
-        return self._left(after_audio, y, gate_ffn, time_B6D), after_audio
+        x, normed = self._before_text(x, y, modulation[:, 2:3])
+        time = time_U6D
+        if rows_B is not None:
+            x, normed, modulation, time = (each.index_select(0, rows_B) for each in (x, normed, modulation, time))
+        y = self._text_attention(normed, text)
+        if audio is not None and not isinstance(faces, tuple):
+            x, normed = self._before_audio(x, y)
+            y = self._audio_attention(normed, audio, faces)
+        shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
+        x, normed = self._before_feed_forward(x, y, shift, scale)
+        if audio is not None and isinstance(faces, tuple):
+            self._add_to_faces(x, normed, audio, faces, shift, scale)
+        y = self._feed_forward(normed)
+        return self._left(x, y, gate, time), x
 
-    def _entered(self, x_BQD: Tensor, time_B6D: Tensor) -> Carried:
-        x, parts = x_BQD.float(), self._modulation(time_B6D)
-        shift, scale = parts[:2]
-        return Carried(x, adaln_modulate(x, shift, scale, self.norm1.eps, _matmul_dtype(self.self_attn.q)), parts)
+    def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
+        x, modulation = x_UQD.float(), self._modulation(time_U6D)
+        shift, scale = modulation[:, :2].chunk(2, dim=1)
+        return Carried(x, self._norm(x, shift, scale, self.norm1.eps, self._first_reader()), modulation)
 
     def _left(self, x_BQD: Tensor, y_BQD: Tensor, gate_B1D: Tensor, time_B6D: Tensor) -> Tensor | Carried:
         if not self.following:
             return torch.addcmul(x_BQD, gate_B1D, y_BQD.to(x_BQD.dtype))
         (following,) = self.following
-        parts = following._modulation(time_B6D)
-        shift, scale = parts[:2]
-        dtype = _matmul_dtype(following.self_attn.q)
-        x, normed = gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, True, following.norm1.eps, dtype)
-        return Carried(x, normed, parts)
+        modulation = following._modulation(time_B6D)
+        shift, scale = modulation[:, :2].chunk(2, dim=1)
+        eps, reader = following.norm1.eps, following._first_reader()
+        x, normed = self._add_and_norm(x_BQD, y_BQD, gate_B1D, shift, scale, True, eps, reader)
+        return Carried(x, normed, modulation)
 
-    def _modulation(self, time_B6D: Tensor) -> tuple[Tensor, ...]:
-        return (self.modulation.float() + time_B6D).chunk(6, dim=1)
+    def _first_reader(self) -> nn.Module:
+        return self.self_attn.q
 
-    def _self_attention(self, normed_BQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        attention, (weight, bias) = self.self_attn, self.qkv
-        q, k, v = F.linear(normed_BQD, weight, bias).chunk(3, dim=-1)
+    @staticmethod
+    def _norm(x_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: float, reader: nn.Linear) -> Tensor:
+        return adaln_modulate(x_BQD, shift_B1D, scale_B1D, eps, _matmul_dtype(reader))
+
+    @staticmethod
+    def _add_and_norm(
+        x_BQD: Tensor,
+        y_BQD: Tensor,
+        gate_B1D: Tensor | None,
+        shift: Tensor,
+        scale: Tensor,
+        modulated: bool,
+        eps: float,
+        reader: nn.Linear,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = _matmul_dtype(reader)
+        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, dtype)
+
+    def _modulation(self, time_B6D: Tensor) -> Tensor:
+        return self.modulation.float() + time_B6D
+
+    def _self_attention(self, normed_UQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        attention = self.self_attn
+        q, k, v = self._project_qkv(normed_UQD).chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
-        q_BQHK, k_BQHK = qk_norm_rope(q, k, *norms, *rope, heads, attention.norm_q.eps)
-        kv = KeyValue(k_BQHK.transpose(1, 2), attention.split_heads(v))
-        return attention.attend(q_BQHK.transpose(1, 2), kv)
+        q_UQHK, k_UQHK = qk_norm_rope(q, k, *norms, *rope, heads, attention.norm_q.eps)
+        kv = KeyValue(k_UQHK.transpose(1, 2), attention.split_heads(v))
+        return attention.attend(q_UQHK.transpose(1, 2), kv)
+
+    def _project_qkv(self, normed_UQD: Tensor) -> Tensor:
+        weight, bias = self.qkv
+        return F.linear(normed_UQD, weight, bias)
+
+    def _before_text(self, x_UQD: Tensor, y_UQD: Tensor, gate_U1D: Tensor) -> tuple[Tensor, Tensor]:
+        return self._add_and_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3), self.cross_attn.q)
+
+    def _text_attention(self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue) -> Tensor:
+        attention = self.cross_attn
+        if isinstance(text, Tensor):
+            text = attention.project(text)
+        bias = text.bias_BS if isinstance(text, BiasedKeyValue) else None
+        q = attention.q(normed_BQD)
+        k, v = text.k.to(q.dtype), text.v.to(q.dtype)
+        return attention.o(text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps))
+
+    def _before_audio(self, x_BQD: Tensor, y_BQD: Tensor) -> tuple[Tensor, Tensor]:
+        wrapper = self.audio_cross_attn_wrapper
+        norm, reader = wrapper.norm1_audio, wrapper.audio_cross_attn.q
+        return self._add_and_norm(x_BQD, y_BQD, None, *_affine(norm), reader)
+
+    def _audio_attention(
+        self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None = None
+    ) -> Tensor:
+        attention = self.audio_cross_attn_wrapper.audio_cross_attn
+        if isinstance(audio, Tensor):
+            audio = attention.project(audio)
+        q = attention.q(normed_BQD)
+        k, v, weight = audio.k.to(q.dtype), audio.v.to(q.dtype), face_weight_BQ1
+        if k.ndim == 5:  # one speaker
+            k, v, weight = k[None], v[None], None if weight is None else weight[None]
+        by_token = None if weight is None else weight.squeeze(-1)
+        y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, by_token, attention.norm_q.eps))
+        times = len(k) if weight is None else weight.sum(0)  # that the bias counts
+        return y if weight is None and times == 1 else y + (times - 1) * attention.o.bias
+
+    def _add_to_faces(
+        self,
+        x_BQD: Tensor,
+        normed_BQD: Tensor,
+        audio: KeyValue,
+        faces: FaceTokens,
+        shift_B1D: Tensor,
+        scale_B1D: Tensor,
+    ) -> None:
+        """Audio for the tokens of faces, in place: in the stream, and in its norm for the feed-forward.
+
+        The others have that norm already: they go from text to feed-forward in one pass, as without audio.
+        """
+        for group in faces:
+            inside = x_BQD.index_select(1, group.tokens_M)
+            normed = self.audio_cross_attn_wrapper.norm1_audio(inside)
+            heard = self._audio_attention(normed, audio.of_frames(group.frames_F), group.weight_BM1)
+            inside, normed = self._before_feed_forward(inside, heard, shift_B1D, scale_B1D)
+            x_BQD.index_copy_(1, group.tokens_M, inside)
+            normed_BQD.index_copy_(1, group.tokens_M, normed)
+
+    def _before_feed_forward(
+        self, x_BQD: Tensor, y_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return self._add_and_norm(x_BQD, y_BQD, None, shift_B1D, scale_B1D, True, self.norm2.eps, self.ffn[0])
+
+    def _feed_forward(self, normed_BQD: Tensor) -> Tensor:
+        widen, _, narrow = self.ffn
+        return narrow(_linear_gelu(normed_BQD, widen))
+
+
+class FusedHead(Head):
+    """A ``Head`` with its norm and modulation in one pass."""
+
+    def forward(self, x_BQD: Tensor, embedding_BD: Tensor) -> Tensor:
+        shift, scale = (self.modulation.float() + embedding_BD[:, None]).chunk(2, dim=1)
+        return self.head(adaln_modulate(x_BQD, shift, scale, self.norm.eps, torch.float32))
 
 
 def fuse(dit: HumoDiT) -> HumoDiT:
@@ -94,40 +215,92 @@ def fuse(dit: HumoDiT) -> HumoDiT:
 
     Call it after the DiT has its device and dtype. ``ValueError`` when it is fused already.
     """
-    if any(isinstance(block, FusedBlock) for block in dit.blocks):
+    if is_fused(dit):
         raise ValueError("this DiT is fused already: call unfuse first")
     for block in dit.blocks:
-        block.qkv = _packed(block.self_attn)
+        block.qkv = pack(block.self_attn)
         block.__class__ = FusedBlock
+    return link(dit)
+
+
+def link(dit: HumoDiT) -> HumoDiT:
+    """Tell each fused block of ``dit`` which one follows, and fuse the head; returns it."""
     for block, *following in zip(dit.blocks, dit.blocks[1:], strict=False):
         block.following = tuple(following)
     dit.blocks[-1].following = ()
+    dit.head.__class__ = FusedHead
     return dit
+
+
+def is_fused(dit: HumoDiT) -> bool:
+    return any(isinstance(block, FusedBlock) for block in dit.blocks)
 
 
 def unfuse(dit: HumoDiT) -> HumoDiT:
-    """Give a fused ``dit`` its plain blocks back, in place; returns it. A plain one stays as it is."""
+    """Give a fused ``dit`` its plain blocks back, in place; returns it. A plain one stays as it is.
+
+    ``ValueError`` for a DiT in float8, which has lost its weights.
+    """
     for block in dit.blocks:
         if isinstance(block, FusedBlock):
+            if type(block) is not FusedBlock:
+                raise ValueError(f"a {type(block).__name__} has no plain block to go back to: load the model again")
             block.__class__ = Block
             del block.qkv, block.following
+    dit.head.__class__ = Head
     return dit
 
 
-def _packed(attention: SelfAttention) -> tuple[Tensor, Tensor]:
+def pack(attention: SelfAttention) -> tuple[Tensor, Tensor]:
     """One weight and one bias for q, k and v, whose own parameters become views of them: no memory is spent twice."""
     layers = (attention.q, attention.k, attention.v)
     packed = []
     for name in ("weight", "bias"):
-        joined = torch.cat([getattr(layer, name).detach() for layer in layers])
+        parts = [getattr(layer, name).detach() for layer in layers]
+        if _adjacent(parts):  # fused before: what was recorded then still reads the same memory
+            first = parts[0]
+            packed.append(first.as_strided((3 * len(first), *first.shape[1:]), first.stride(), first.storage_offset()))
+            continue
+        joined = torch.cat(parts)
         for layer, part in zip(layers, joined.chunk(3), strict=True):
             getattr(layer, name).data = part
         packed.append(joined)
     return packed[0], packed[1]
 
 
-def _affine(norm: nn.LayerNorm, reader: nn.Linear) -> tuple[Tensor, Tensor, bool, float, torch.dtype]:
-    return norm.bias, norm.weight, False, norm.eps, _matmul_dtype(reader)
+def _adjacent(parts: Sequence[Tensor]) -> bool:
+    """Whether ``parts`` of one size lie behind one another in one memory."""
+    first = parts[0]
+    storage, begin, size = first.untyped_storage().data_ptr(), first.storage_offset(), first.numel()
+    return all(
+        part.untyped_storage().data_ptr() == storage and part.storage_offset() == begin + index * size
+        for index, part in enumerate(parts)
+    )
+
+
+def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
+    """(B, S) float32: 0 for the tokens of a text, the logarithm of their number for its padding, nothing after that."""
+    bias_BS = torch.full((len(lengths), keys), -math.inf)
+    for row, length in zip(bias_BS, lengths, strict=True):
+        row[:length] = 0
+        if length < limit:
+            row[length] = math.log(limit - length)
+    return bias_BS
+
+
+def _linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
+    """Linear layer and tanh-GELU. On a GPU both bias and GELU are part of the product, before its result is rounded.
+
+    PyTorch's operator for that computes the tanh form on a GPU alone.
+    """
+    if x.is_cuda and x.dtype in _HALF and x.dtype == linear.weight.dtype:
+        y = torch._addmm_activation(linear.bias, x.flatten(0, -2), linear.weight.t(), use_gelu=True)
+        return y.unflatten(0, x.shape[:-1])
+    return F.gelu(linear(x), approximate="tanh")
+
+
+def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, bool, float]:
+    return norm.bias, norm.weight, False, norm.eps
 
 
 def _matmul_dtype(linear: nn.Linear) -> torch.dtype:

@@ -19,16 +19,35 @@ from humo_rt.kernels.guided_update import guided_update
 _TERMS = 5  # velocity, latents, corrected latents before, clean latents predicted one and two steps before
 
 
+def is_linear(scheduler: Any) -> bool:
+    """Whether ``scheduler`` is a diffusers UniPC scheduler whose steps are such sums: of order 1 or 2, not clipping."""
+    unipc = type(scheduler).__name__ == "UniPCMultistepScheduler"
+    return unipc and scheduler.config.solver_order <= 2 and not scheduler.config.thresholding
+
+
 def update_coefficients(scheduler: Any) -> Tensor:
     """Coefficients of every step, float64 (steps, 3, 5), in the order of ``kernels.guided_update``.
 
-    ``scheduler`` is a diffusers UniPC scheduler of order 1 or 2 before its first step; it is left alone. ``ValueError``
-    for another scheduler, and for thresholding, which is not linear.
+    ``scheduler`` is at its first step and is left alone. ``ValueError`` unless ``is_linear`` holds for it.
     """
-    if type(scheduler).__name__ != "UniPCMultistepScheduler" or scheduler.config.solver_order > 2:
-        raise ValueError(f"{type(scheduler).__name__} is not UniPC of order 1 or 2: run its own step() instead")
-    if scheduler.config.thresholding:
-        raise ValueError("the scheduler clips its predictions (thresholding): run its own step() instead")
+    if not is_linear(scheduler):
+        raise ValueError(
+            f"{type(scheduler).__name__} is not UniPC of order 1 or 2 without thresholding: run its own step() instead"
+        )
+    sigmas = tuple(scheduler.sigmas.tolist())
+    key = (repr(sorted(scheduler.config.items())), sigmas)
+    if key not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[key] = _derived_coefficients(scheduler)
+    return _known[key]
+
+
+_known: dict[tuple[str, tuple[float, ...]], Tensor] = {}  # deriving them takes about as long as denoising nano does
+_MOST_KNOWN = 64
+
+
+def _derived_coefficients(scheduler: Any) -> Tensor:
     scheduler = copy.deepcopy(scheduler)
     scheduler.sigmas = scheduler.sigmas.cpu()  # where the unit vectors are
     scheduler.set_begin_index(0)
@@ -46,20 +65,21 @@ def update_coefficients(scheduler: Any) -> Tensor:
 class FusedUpdate:
     """The sampler of one generation: ``step`` takes the branches' velocities and returns the next latents.
 
-    Holds the three tensors that UniPC remembers. ``latents_X`` gives their shape and device.
+    Holds the three tensors that UniPC remembers. ``latents_X`` gives their shape and device; ``weights`` are those of
+    the branches at every step, copied to the device here so that no step waits for it.
     """
 
-    def __init__(self, scheduler: Any, latents_X: Tensor) -> None:
+    def __init__(self, scheduler: Any, latents_X: Tensor, weights: Sequence[Sequence[float]]) -> None:
         self._coefficients = update_coefficients(scheduler).to(latents_X.device, torch.float32)
+        distinct = {row: torch.tensor(row, dtype=torch.float32, device=latents_X.device) for row in map(tuple, weights)}
+        self._weights = [distinct[tuple(row)] for row in weights]
         self._remembered = tuple(torch.zeros_like(latents_X, dtype=torch.float32) for _ in range(3))
 
-    def step(self, index: int, velocity_BX: Tensor, weights: Tensor | Sequence[float], latents_X: Tensor) -> Tensor:
-        """Latents after step ``index``. ``velocity_BX`` holds all branches; ``weights`` is float32 (B,) or numbers."""
-        if not isinstance(weights, Tensor):
-            weights = torch.tensor(weights, dtype=torch.float32, device=velocity_BX.device)
+    def step(self, index: int, velocity_BX: Tensor, latents_X: Tensor) -> Tensor:
+        """Latents after step ``index``, in new memory. ``velocity_BX``: all branches, in the order of the weights."""
         last, newest, older = self._remembered
         latents_X, corrected, clean = guided_update(
-            velocity_BX, weights, latents_X, last, newest, older, self._coefficients[index]
+            velocity_BX, self._weights[index], latents_X, last, newest, older, self._coefficients[index]
         )
         self._remembered = (corrected, clean, newest)
         return latents_X

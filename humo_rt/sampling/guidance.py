@@ -28,6 +28,11 @@ def branch_name(conditions: Iterable[str]) -> str:
     return "".join(letter for letter in CONDITIONS if letter in seen) or NO_CONDITION
 
 
+def richest_branch(names: Iterable[str]) -> str:
+    """The branch of ``names`` that sees most conditions, the first of several."""
+    return max(names, key=lambda name: len(name.replace(NO_CONDITION, "")))
+
+
 @dataclass(frozen=True)
 class GuidanceRow:
     """Weights of the branches while ``t > above``. ``above=None`` holds for every remaining timestep."""

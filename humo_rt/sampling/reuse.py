@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from humo_rt.sampling.branches import GuidedModel
-from humo_rt.sampling.guidance import MAX_TIMESTEP, NO_CONDITION, GuidanceTable, branch_name
+from humo_rt.sampling.guidance import MAX_TIMESTEP, NO_CONDITION, GuidanceTable, branch_name, richest_branch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ class ReusingModel(GuidedModel):
 
     def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
         """The weighted sum of the branches' velocities, some of them as they were, float32."""
-        anchor = max(weights, key=lambda name: len(name.replace(NO_CONDITION, "")))
+        anchor = richest_branch(weights)
         if anchor != self._anchor:  # differences from another branch say nothing about this one
             self._anchor = anchor
             self._computed_at.clear()
@@ -129,6 +128,4 @@ class ReusingModel(GuidedModel):
 
     def _branches(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> dict[str, Tensor]:
         self.forwards += len(names)
-        groups = self._groups(dict.fromkeys(names, 1.0))
-        velocities = torch.cat([self._forward(x_NCTHW, timestep, group) for group in groups])
-        return dict(zip(names, velocities.unflatten(0, (len(names), -1)), strict=True))
+        return dict(zip(names, self.branches(x_NCTHW, timestep, names), strict=True))

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 import typer
 
-from humo_rt.tensorrt import open_dit
+from humo_rt.tensorrt import fp8, open_dit
 from humo_rt.tensorrt.build import BuildSettings, build_engine
 from humo_rt.tensorrt.build_progress import build_bar
 from humo_rt.tensorrt.engine import Engine
 from humo_rt.tensorrt.export import export_onnx, require_output
-from humo_rt.tensorrt.source import Source, load_dit
+from humo_rt.tensorrt.source import Source, fp8_scales_of, load_dit
+from humo_rt.tensorrt.spec import DTYPES, FP8
 from humo_rt.tensorrt.verify import Comparison, Speed, compare, measure
 from humo_rt.tensorrt.verify_plan import plan_of
 from humo_rt.terminal import FAILED, say
@@ -36,18 +37,24 @@ def run_build(onnx: Path, output: Path | None, settings: BuildSettings) -> None:
     )
 
 
-def run_export(source: Source, output: Path, *, dtype: torch.dtype, face_mask: bool, mask_predictor: bool) -> None:
-    """Load the DiT, export it, print the files with their sizes and the most frequent operators."""
+def run_export(source: Source, output: Path, *, precision: str, **parts: bool) -> None:
+    """Load the DiT, export it with the optional ``parts`` of ``export_onnx``, print the files with their sizes.
+
+    ``precision``: one of ``spec.DTYPES``, or ``"fp8"``, for which the scales of an fp8 checkpoint are kept.
+    """
     require_output(output)
+    if precision not in (*DTYPES, FP8):
+        raise ValueError(f"unknown precision {precision!r}: choose one of {', '.join((*DTYPES, FP8))}")
+    dtype = fp8.COMPUTE_DTYPE if precision == FP8 else DTYPES[precision]
     dit = load_dit(source, dtype=dtype, device=torch.device("cpu"))
+    if precision == FP8:
+        fp8.quantize(dit, fp8_scales_of(source))
     with build_bar() as progress:
-        exported = export_onnx(
-            dit, output, face_mask=face_mask, mask_predictor=mask_predictor, source=source, progress=progress
-        )
+        exported = export_onnx(dit, output, source=source, progress=progress, **parts)
     weights = f", weights in {exported.data.name}" if exported.data else ""
     count = sum(exported.nodes.values())
     typer.echo(
-        f"{exported.path}: {exported.nbytes / _MIB:.0f} MiB in {exported.spec.dtype_name}, {count} nodes{weights}"
+        f"{exported.path}: {exported.nbytes / _MIB:.0f} MiB in {exported.spec.precision}, {count} nodes{weights}"
     )
 
 
@@ -56,11 +63,14 @@ def run_verify(path: Path, source: Source | None) -> None:
     plan = plan_of(path, source)
     dit = load_dit(plan.source, dtype=plan.spec.dtype, device=plan.device)
     graph = open_dit(path, dit)
+    # Before the comparison, which puts the DiT into fp8 when the engine is.
+    speed = measure(graph, dit, plan.sizes[-1])
+    scales = fp8_scales_of(plan.source) if plan.spec.fp8 else None
     agreed = True
-    for comparison in compare(graph, dit, plan.sizes, capture=isinstance(graph, Engine)):
+    for comparison in compare(graph, dit, plan.sizes, capture=isinstance(graph, Engine), fp8_scales=scales):
         typer.echo(_compared(comparison))
         agreed &= comparison.accepted
-    typer.echo(_timed(measure(graph, dit, plan.sizes[-1])))
+    typer.echo(_timed(speed))
     if not agreed:
         say(f"{path} and PyTorch disagree", style="red")
         raise typer.Exit(FAILED)

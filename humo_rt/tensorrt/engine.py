@@ -19,7 +19,14 @@ from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.engine_file import EngineHeader, read_header, require_usable
 from humo_rt.tensorrt.graph_dit import GraphDiT
 from humo_rt.tensorrt.kernel_cache import SUFFIX, KernelCache
-from humo_rt.tensorrt.loading import LoadedPlan, execution_context, load_plan, require_bindings, require_gpu
+from humo_rt.tensorrt.loading import (
+    LoadedPlan,
+    current_device,
+    execution_context,
+    load_plan,
+    require_bindings,
+    require_gpu,
+)
 from humo_rt.tensorrt.profiles import choose_profile
 from humo_rt.tensorrt.refit import copy_weights, refit, require_fitting
 from humo_rt.tensorrt.scratch import ScratchMemory
@@ -92,11 +99,11 @@ class Engine(GraphDiT):
         header = read_header(path)
         tensorrt = load_tensorrt(header.package)
         require_usable(header, str(path), package_version=tensorrt.version, capability=require_gpu(header, path))
-        loaded = load_plan(path, tensorrt)
+        loaded = load_plan(path, header, tensorrt)
         if header.weight_streaming:
             automatic = loaded.engine.get_weight_streaming_automatic_budget()
             loaded.engine.weight_streaming_budget_v2 = automatic if weight_budget is None else weight_budget
-        device = torch.device("cuda", torch.cuda.current_device())
+        device = current_device()
         kernels = KernelCache(path.with_suffix(SUFFIX))
         result = cls(dit, header, loaded, source=str(path), device=device, kernels=kernels, scratch=scratch)
         if weights is not None or header.weights in (STRIPPED, SEPARATE):

@@ -103,7 +103,7 @@ def file_name(header: EngineHeader) -> str:
     identity = header.spec.to_json() + header.onnx_sha256 + header.weights + str(header.profiles)
     parts = [
         model.name if model else "custom",
-        header.spec.dtype_name,
+        header.spec.precision,
         *(f"{size.width * SPATIAL_STRIDE}x{size.height * SPATIAL_STRIDE}" for size in sizes),
         f"{sizes[0].frames}f{sizes[0].branches}b",
         header.target,

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from humo_rt.model.dit import HumoDiT
+from humo_rt.tensorrt.audio_node import audio_attention_nodes
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.exportable import ExportableDiT
+from humo_rt.tensorrt.fp8 import is_quantized
 from humo_rt.tensorrt.onnx_file import EMBEDDED_BYTES, Progress, write_onnx
 from humo_rt.tensorrt.packages import require
 from humo_rt.tensorrt.source import SOURCE_KEY, Source
@@ -59,16 +61,18 @@ def export_onnx(
     *,
     face_mask: bool = False,
     mask_predictor: bool = False,
+    plugins: bool = False,
     source: Source | None = None,
     embedded_bytes: int = EMBEDDED_BYTES,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write ``dit`` to ``path``; its precision is that of the weights ``dit`` was loaded in.
+    """Write ``dit`` to ``path`` in the precision of its weights, or in fp8 after ``fp8.quantize``.
 
     Args:
         path: ends in ``.onnx``. More than ``embedded_bytes`` of weights go into a file of their own beside it.
         face_mask: give the graph the input ``face_mask``.
         mask_predictor: give it the output ``face_mask_logits``.
+        plugins: make audio attention the node of ``audio_node``; the graph then runs in TensorRT only.
         source: where the weights came from, noted in the file so that ``humo-rt verify-engine`` finds them.
         progress: called as (stage, done, total).
 
@@ -84,9 +88,15 @@ def export_onnx(
     if mask_predictor and dit.mask_predictor is None:
         raise ValueError("this model has no mask predictor: load weights that carry one, or export without it")
     report = progress or (lambda stage, done, total: None)
-    dtype = dit.blocks[0].ffn[0].weight.dtype
-    spec = GraphSpec(config=dit.config, dtype=dtype, face_mask=face_mask, mask_predictor=mask_predictor)
-    with quiet_exporter():
+    spec = GraphSpec(
+        config=dit.config,
+        dtype=dit.blocks[0].cross_attn.k.weight.dtype,
+        face_mask=face_mask,
+        mask_predictor=mask_predictor,
+        fp8=is_quantized(dit),
+        plugins=plugins,
+    )
+    with quiet_exporter(), audio_attention_nodes(dit) if plugins else nullcontext():
         report("tracing", 0, 3)
         traced = trace(ExportableDiT(dit, mask_predictor=mask_predictor), spec, dit.patch_embedding.weight.device)
         report("translating", 1, 3)

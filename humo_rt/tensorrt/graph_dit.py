@@ -33,7 +33,8 @@ class StackedContext:
     tensors: Mapping[str, Tensor]
 
     def select(self, text_rows: Tensor, audio_rows: Tensor) -> StackedContext:
-        """One entry per guidance branch from the distinct texts and audios projected."""
+        """One entry per guidance branch from the distinct texts and audios projected; ``ValueError`` for speakers."""
+        require_one_speaker(len(audio_rows) if audio_rows.ndim > 1 else 1)
         rows = {
             bindings.TEXT_KEYS: text_rows,
             bindings.TEXT_VALUES: text_rows,
@@ -43,8 +44,14 @@ class StackedContext:
         return StackedContext({name: self.tensors[name].index_select(1, rows[name]) for name in rows})
 
 
+def require_one_speaker(speakers: int) -> None:
+    """``ValueError`` for several: their number would be an axis of the graph."""
+    if speakers > 1:
+        raise ValueError(f"an exported DiT takes one speaker, not {speakers}: give one audio, or leave out dit_engine")
+
+
 class GraphDiT(ABC):
-    """Base of the sessions and engines. ``config`` and ``project_context`` are what the sampler needs beside a call."""
+    """Base of the sessions and engines, with all that the sampler needs beside a call."""
 
     def __init__(self, dit: HumoDiT, spec: GraphSpec, source: str) -> None:
         """``dit`` projects the context; of its weights no others are used. ``source`` names the file in errors.
@@ -56,11 +63,14 @@ class GraphDiT(ABC):
         self.spec = spec
         self.source = source
         self._dit = dit
-        self._rope: dict[tuple, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Outputs by name. ``inputs``: contiguous, of the graph's dtypes and shapes, all on one device."""
+
+    def place_faces(self, face_mask: Tensor) -> Tensor:
+        """A graph takes the mask itself: its shapes do not depend on what is in the mask."""
+        return face_mask
 
     @torch.no_grad()
     def project_context(self, text_embeds: Tensor | Sequence[Tensor], audio_BTWNA: Tensor) -> StackedContext:
@@ -83,14 +93,19 @@ class GraphDiT(ABC):
         context: StackedContext,
         condition: Tensor | None = None,
         face_mask: Tensor | None = None,
+        rope: tuple[Tensor, Tensor] | None = None,
+        rows: Tensor | None = None,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """As ``HumoDiT.forward`` with a context. ``ValueError`` for what the graph was not exported with."""
+        if rows is not None:  # a graph has an input for every branch
+            x_BCTHW, timestep_B = x_BCTHW.index_select(0, rows), timestep_B.index_select(0, rows)
+            condition = None if condition is None else condition.index_select(0, rows)
         size = Size.of_latents(x_BCTHW)
         inputs = {
             bindings.LATENTS: x_BCTHW,
             bindings.TIMESTEP_SINUSOID: timestep_sinusoid(timestep_B, self.config.freq_dim),
-            **self._rope_inputs(size, x_BCTHW.device),
+            **self._rope_inputs(size, x_BCTHW.device, rope),
             **context.tensors,
         }
         if condition is not None:
@@ -107,13 +122,10 @@ class GraphDiT(ABC):
         velocity = outputs[bindings.VELOCITY]
         return (velocity, outputs[bindings.FACE_MASK_LOGITS]) if return_face_mask else velocity
 
-    def _rope_inputs(self, size: Size, device: torch.device) -> dict[str, Tensor]:
+    def _rope_inputs(self, size: Size, device: torch.device, rope: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:
         grid = tuple(size.axis(axis, self.config) for axis in ("frames", "rows", "columns"))
-        if (grid, device) not in self._rope:
-            table = rope_table(*grid, self.config.head_dim, device)
-            self._rope = {(grid, device): tuple(part.unflatten(0, grid) for part in table)}
-        cos, sin = self._rope[grid, device]
-        return {bindings.ROPE_COS: cos, bindings.ROPE_SIN: sin}
+        cos, sin = rope or rope_table(*grid, self.config.head_dim, device)
+        return {bindings.ROPE_COS: cos.unflatten(0, grid), bindings.ROPE_SIN: sin.unflatten(0, grid)}
 
     def _conforming(self, inputs: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
         """The tensors of the graph in its dtypes, contiguous; ``ValueError`` for one missing or of another shape."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from humo_rt.tensorrt import plugin
 from humo_rt.tensorrt.build_log import Messages, collecting_logger
 from humo_rt.tensorrt.engine_file import EngineHeader, mapped_plan
 from humo_rt.tensorrt.kernel_cache import KernelCache
@@ -29,8 +30,11 @@ class LoadedPlan:
     tensorrt: TensorRT
 
 
-def load_plan(path: Path, tensorrt: TensorRT) -> LoadedPlan:
+def load_plan(path: Path, header: EngineHeader, tensorrt: TensorRT) -> LoadedPlan:
     """Deserialise the plan of an engine file onto the current GPU; ``RuntimeError`` if TensorRT refuses it."""
+    if header.spec.plugins:
+        plugin.require_kernel(str(path))
+        plugin.register(tensorrt)
     messages = Messages()
     logger = collecting_logger(tensorrt.module, messages)
     runtime = tensorrt.module.Runtime(logger)
@@ -47,6 +51,10 @@ def require_gpu(header: EngineHeader, path: Path) -> tuple[int, int]:
     if capability is None:
         raise RuntimeError(f"{path} runs on a {header.target} only, and this machine has no GPU that torch can use")
     return capability
+
+
+def current_device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def require_bindings(engine: Any, header: EngineHeader, source: str) -> None:

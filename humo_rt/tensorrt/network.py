@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from humo_rt.tensorrt import plugin
+from humo_rt.tensorrt.audio_node import DOMAIN
 from humo_rt.tensorrt.bindings import Binding
 from humo_rt.tensorrt.engine_file import WeightBinding
 from humo_rt.tensorrt.spec import METADATA_KEY, GraphSpec
@@ -57,17 +59,23 @@ def read_graph(path: Path) -> Graph:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path} was not exported by humo-rt: write one with humo-rt export")
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    used = {node.domain for node in model.graph.node}
-    foreign = sorted(used - set(DOMAINS))
+    spec = GraphSpec.from_json(metadata[METADATA_KEY], str(path))
+    opset = _known_opset(model, spec, path)
+    require_external_files(model, path)
+    return Graph(path=path, model=model, spec=spec, opset=opset, nbytes=weight_bytes(model))
+
+
+def _known_opset(model: onnx.ModelProto, spec: GraphSpec, path: Path) -> int:
+    """The opset of the operators; ``ValueError`` if it, or an operator's domain, was never parsed and compared."""
+    known = {*DOMAINS, DOMAIN} if spec.plugins else set(DOMAINS)
+    foreign = sorted({node.domain for node in model.graph.node} - known)
     if foreign:
         raise ValueError(f"{path} uses operators of {', '.join(foreign)}: export it again with plain ONNX operators")
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
     opset = max(opsets.get(domain, 0) for domain in DOMAINS)
     if opset not in OPSETS:
         raise ValueError(f"{path} uses opset {opset}: export it again with opset {' or '.join(map(str, OPSETS))}")
-    require_external_files(model, path)
-    spec = GraphSpec.from_json(metadata[METADATA_KEY], str(path))
-    return Graph(path=path, model=model, spec=spec, opset=opset, nbytes=weight_bytes(model))
+    return opset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +95,9 @@ def parse(graph: Graph, builder: Any, tensorrt: TensorRT, logger: Any, *, weight
     the graph's description. With ``weights="separate"`` no weight is read.
     """
     trt = tensorrt.module
+    if graph.spec.plugins:
+        plugin.require_parser(tensorrt)
+        plugin.register(tensorrt)
     definition = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(definition, logger)
     bindings: tuple[WeightBinding, ...] = ()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+# What the model computes in float32, it computes in float32; and beside PyTorch there is no memory to reserve.
+_CUDA_OPTIONS = {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"}
+
 
 class OnnxDiT(GraphDiT):
     """Make one with ``OnnxDiT.load``."""
@@ -39,11 +42,16 @@ class OnnxDiT(GraphDiT):
         self._device = device
 
     @classmethod
-    def load(cls, path: str | Path, dit: HumoDiT, *, device: torch.device | str | None = None) -> OnnxDiT:
+    def load(
+        cls, path: str | Path, dit: HumoDiT, *, device: torch.device | str | None = None, profile: Path | None = None
+    ) -> OnnxDiT:
         """Open ``path`` on ``device``, by default that of ``dit``, which projects text and audio.
 
+        ``profile``: start of the name of a file to record every node's time and place in, until ``finish_profile``.
+
         Raises:
-            ValueError: no ONNX file, not exported by this project, of another model or opset, or without its weights.
+            ValueError: no ONNX file, not exported by this project, of another model or opset, without its weights, or
+                with plugins.
             RuntimeError: ONNX Runtime is missing, has no support for the device, or cannot run the graph.
         """
         require("onnx", "onnxruntime")
@@ -52,7 +60,13 @@ class OnnxDiT(GraphDiT):
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         spec = read_graph(path).spec
-        return cls(dit, spec, _open(path, device), device, str(path))
+        if spec.plugins:
+            raise ValueError(f"{path} holds TensorRT plugins: build an engine of it, or export it without --plugins")
+        return cls(dit, spec, _open(path, device, profile), device, str(path))
+
+    def finish_profile(self) -> Path:
+        """Write the record that ``load`` was asked for; returns its file."""
+        return Path(self._session.end_profiling())
 
     def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         size = Size.of_latents(inputs[bindings.LATENTS])
@@ -75,7 +89,7 @@ class OnnxDiT(GraphDiT):
         return outputs
 
 
-def _open(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
+def _open(path: Path, device: torch.device, profile: Path | None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     provider = _PROVIDERS[device.type]
@@ -86,7 +100,10 @@ def _open(path: Path, device: torch.device) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
-    place = {"device_id": device.index} if device.type == "cuda" else {}
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    place = {"device_id": device.index} | _CUDA_OPTIONS if device.type == "cuda" else {}
     with _errors_in_a_line(f"load {path}"):
         return onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
 

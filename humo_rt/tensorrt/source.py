@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from humo_rt.model.dit import HumoDiT
 from humo_rt.tensorrt.packages import require
-from humo_rt.weights.load import load_into
+from humo_rt.weights.load import fp8_scales, load_into
 from humo_rt.weights.memory import available_memory, check_memory
 from humo_rt.weights.modules import build_on_meta, float32_rule, parameter_bytes, part_dtype
 from humo_rt.weights.names import renames
@@ -57,6 +58,15 @@ def load_dit(source: Source, *, dtype: torch.dtype, device: torch.device) -> Hum
             **part,
         )
     return dit.eval().requires_grad_(False)
+
+
+def fp8_scales_of(source: Source) -> dict[str, Tensor]:
+    """Scales by weight name that the checkpoint of ``source`` brings for fp8; empty when it is stored in no fp8."""
+    selection = select(source.model, source.weights)
+    if selection.files is None:
+        return {}
+    rename = renames(selection.config.vae.num_res_blocks)["dit"]
+    return fp8_scales(read_checkpoint(selection.files.dit_files), rename=rename, source=str(selection.files.dit))
 
 
 def source_of(onnx: Path) -> Source | None:

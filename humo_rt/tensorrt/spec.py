@@ -17,6 +17,7 @@ from humo_rt.tensorrt.bindings import Binding, dit_inputs, dit_outputs
 
 METADATA_KEY = "humo_rt.graph"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FP8 = "fp8"
 
 # Raised whenever a graph written before could no longer be called.
 _FORMAT = 1
@@ -24,12 +25,17 @@ _FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class GraphSpec:
-    """``dtype`` is that of the matrix products; ``face_mask`` is an input, ``mask_predictor`` an output."""
+    """``dtype`` is that of the matrix products; ``face_mask`` is an input, ``mask_predictor`` an output.
+
+    ``fp8``: the block linears multiply e4m3 values. ``plugins``: audio attention is ``plugin.NAME``, for TensorRT only.
+    """
 
     config: DiTConfig
     dtype: torch.dtype
     face_mask: bool = False
     mask_predictor: bool = False
+    fp8: bool = False
+    plugins: bool = False
 
     @property
     def inputs(self) -> tuple[Binding, ...]:
@@ -42,6 +48,11 @@ class GraphSpec:
     @property
     def dtype_name(self) -> str:
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def precision(self) -> str:
+        """What ``humo-rt export --precision`` calls it."""
+        return FP8 if self.fp8 else self.dtype_name
 
     def to_json(self) -> str:
         fields = dataclasses.asdict(self) | {"dtype": self.dtype_name, "format": _FORMAT}

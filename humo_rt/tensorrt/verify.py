@@ -1,15 +1,15 @@
 """An engine against PyTorch on the card it runs on: errors, speed, CUDA graphs. Behind ``humo-rt verify-engine``.
 
 The truth is the same weights in float32. The engine may err twice as much as eager PyTorch in the engine's own
-precision, plus a rounding term. Knows nothing of files or TensorRT: any ``GraphDiT`` can be compared.
+precision, plus a rounding term; fp8 engines are held to the arithmetic of ``fp8``. Knows nothing of files or TensorRT:
+any ``GraphDiT`` can be compared.
 """
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from humo_rt.config import CONDITION_CHANNELS, LATENT_CHANNELS
 from humo_rt.model.dit import HumoDiT
+from humo_rt.tensorrt import fp8
 from humo_rt.tensorrt.bindings import Size
+from humo_rt.tensorrt.float32_pass import in_float32
 from humo_rt.tensorrt.graph_dit import GraphDiT
 from humo_rt.tensorrt.profiles import Profile
 
@@ -83,25 +85,36 @@ def sizes_of(profiles: Sequence[Profile]) -> list[Size]:
 
 
 @torch.no_grad()
-def compare(graph: GraphDiT, dit: HumoDiT, sizes: Sequence[Size], *, capture: bool = True) -> Iterator[Comparison]:
+def compare(
+    graph: GraphDiT,
+    dit: HumoDiT,
+    sizes: Sequence[Size],
+    *,
+    capture: bool = True,
+    fp8_scales: Mapping[str, Tensor] | None = None,
+) -> Iterator[Comparison]:
     """Every size with every optional part of the graph.
 
     ``capture``: also try a CUDA graph of the call, which ONNX Runtime sessions do not support.
-    ``dit``: the weights that the graph was exported from, in its precision, on the device that the graph runs on. A
-    copy in float32 is made beside it.
+    ``dit``: the weights that the graph was exported from, in its precision, on the device that the graph runs on. It is
+    put into fp8 when the graph is, with the checkpoint's ``fp8_scales``.
     """
-    truth_dit = copy.deepcopy(dit).float()
-    for size in sizes:
-        for case, masked in _cases(graph):
-            call = _call(graph, dit, size, masked=masked)
-            truth, eager, result = call.run(truth_dit), call.run(dit), call.run(graph)
-            yield Comparison(
-                size=size,
-                case=case,
-                error=(result - truth).abs().max().item(),
-                bound=_bound(eager, truth, graph.spec.dtype),
-                captured=_same_when_captured(call.bound(graph), result) if capture and result.is_cuda else None,
-            )
+    calls = [
+        (size, case, _call(graph, dit, size, masked=masked)) for size in sizes for case, masked in _cases(graph)
+    ]  # fmt: skip
+    with in_float32(dit):
+        truths = [call.run(dit) for _, _, call in calls]
+    if graph.spec.fp8:
+        fp8.quantize(dit, fp8_scales)
+    for (size, case, call), truth in zip(calls, truths, strict=True):
+        eager, result = call.run(dit), call.run(graph)
+        yield Comparison(
+            size=size,
+            case=case,
+            error=(result - truth).abs().max().item(),
+            bound=_bound(eager, truth, graph.spec.dtype),
+            captured=_same_when_captured(call.bound(graph), result) if capture and result.is_cuda else None,
+        )
 
 
 @torch.no_grad()
@@ -109,6 +122,12 @@ def measure(graph: GraphDiT, dit: HumoDiT, size: Size, runs: int = TIMED_RUNS) -
     """Time both without a face mask, after a warm-up."""
     call = _call(graph, dit, size, masked=False)
     return Speed(size=size, engine=_median(call.bound(graph), runs), eager=_median(call.bound(dit), runs))
+
+
+@torch.no_grad()
+def measure_eager(graph: GraphDiT, dit: HumoDiT, size: Size, runs: int = TIMED_RUNS) -> float:
+    """Median milliseconds of ``dit`` alone, at what ``measure`` would give it."""
+    return _median(_call(graph, dit, size, masked=False).bound(dit), runs)
 
 
 def _cases(graph: GraphDiT) -> Iterator[tuple[str, bool]]:

@@ -91,6 +91,21 @@ def check_fit(
     _matched(module, tensors, rename, optional, source)
 
 
+def fp8_scales(
+    tensors: Mapping[str, StoredTensor | Tensor], *, rename: Rename | None = None, source: str = "checkpoint"
+) -> dict[str, Tensor]:
+    """By the module's names, the factor of every weight that is stored in e4m3: 1 where the file keeps none.
+
+    A weight loaded from the file divided by its factor is the stored value again.
+    """
+    available, _ = _renamed(tensors, rename, source)
+    return {
+        name: torch.ones(()) if tensor.scale is None else tensor.scale.read().float()
+        for name, tensor in available.items()
+        if tensor.dtype == torch.float8_e4m3fn
+    }
+
+
 def _matched(
     module: nn.Module,
     tensors: Mapping[str, StoredTensor | Tensor],

@@ -14,11 +14,15 @@ from humo_rt.config import MASK_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, Model
 
 GIB = 1024**3
 
-# Bytes alive per token and per unit of width at the peak of a block: the float32 residual stream with its normalised
-# and modulated copies, and the float32 rotation of queries and keys; then in the dtype of the matrix products queries,
-# keys, values, attention output and their inputs.
+# Copies alive per token and per unit of width at the peak of a plain block: the float32 residual stream with its
+# normalised and modulated copies, and the float32 rotation of queries and keys; then in the dtype of the matrix
+# products queries, keys, values, attention output and their inputs.
 _FLOAT32_COPIES = 6
 _NARROW_COPIES = 6
+# Of a fused block, in self-attention: the stream; then its norm, queries, keys and values, the first two again after
+# rotation, the output and its projection. In the feed-forward: two streams, two norms and the output.
+_FUSED_ATTENTION = (1, 8)
+_FUSED_FEED_FORWARD = (2, 3)
 # Full-resolution feature maps alive at once in the VAE's last level, and the two-frame caches of its convolutions.
 _VAE_MAPS = 8
 _VAE_CACHED_FRAMES = 14
@@ -35,10 +39,12 @@ def activation_bytes(
     references: int = 1,
     branches: int = 1,
     dtype: torch.dtype = torch.bfloat16,
+    fused: bool = False,
 ) -> int:
     """Estimated peak beyond the parameters: the larger of denoising and VAE decoding, in bytes.
 
-    ``height``, ``width`` in pixels; ``branches``: guidance branches computed in one batch.
+    ``height``, ``width`` in pixels; ``branches``: guidance branches computed in one batch; ``fused``: blocks run on
+    fused kernels, as on a GPU.
     """
     dit = config.dit
     latent_frames = (num_frames - 1) // TEMPORAL_STRIDE + 1 + references
@@ -46,6 +52,11 @@ def activation_bytes(
     tokens = latent_frames * cells // (dit.patch_size[1] * dit.patch_size[2])
     narrow = dtype.itemsize
     per_token = dit.dim * (_FLOAT32_COPIES * 4 + _NARROW_COPIES * narrow) + 2 * dit.ffn_dim * narrow
+    if fused:
+        attention, feed_forward = (
+            dit.dim * (streams * 4 + copies * narrow) for streams, copies in (_FUSED_ATTENTION, _FUSED_FEED_FORWARD)
+        )
+        per_token = max(attention, feed_forward + dit.ffn_dim * narrow)
     # Keys and values of both prompts and both audios, and of every branch where several share a forward.
     contexts = (2 + (branches if branches > 1 else 0)) * (dit.text_len + latent_frames * dit.audio_tokens)
     cached = 2 * dit.num_layers * contexts * dit.dim * narrow

@@ -69,7 +69,7 @@ def _kernel(
     in_frame = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = in_frame < tokens
     rows = frame * tokens + in_frame
-    length = frames.to(tl.int64) * tokens
+    length = tl.cast(frames, tl.int64) * tokens
     channels = tl.arange(0, BLOCK_K)
     keys = tl.arange(0, BLOCK_S)
     kv_mask = (keys < S)[:, None] & (channels < K)[None, :]
@@ -102,7 +102,8 @@ def blocks(tokens: int, width: int, keys: int, head_dim: int) -> dict[str, int]:
         "BLOCK_M": rows,
         "BLOCK_S": max(16, triton.next_power_of_2(keys)),
         "BLOCK_K": max(16, triton.next_power_of_2(head_dim)),
-        "BLOCK_D": min(512, triton.next_power_of_2(width)),
+        "BLOCK_D": min(256, triton.next_power_of_2(width)),
+        "num_warps": 4,
     }
 
 
@@ -132,6 +133,6 @@ def run(
             out_BLD, q, norm_weight_D.contiguous(), k, v, face,
             batch, tokens, frames, eps, LOG2_E / head_dim**0.5,
             *q.stride()[:2], *k.stride()[:5], *v.stride()[:5],
-            P=speakers, H=heads, S=keys, K=head_dim, MASKED=face_weight_PBL is not None, **tiles, num_warps=4,
+            P=speakers, H=heads, S=keys, K=head_dim, MASKED=face_weight_PBL is not None, **tiles,
         )  # fmt: skip
     return out_BLD

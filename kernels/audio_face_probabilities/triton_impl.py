@@ -31,7 +31,7 @@ def _kernel(
     in_frame = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     inside = in_frame < tokens
     rows = frame * tokens + in_frame
-    length = frames.to(tl.int64) * tokens
+    length = tl.cast(frames, tl.int64) * tokens
     channels = tl.arange(0, BLOCK_K)
     keys = tl.arange(0, BLOCK_S)
     k_mask = (keys < S)[:, None] & (channels < K)[None, :]
@@ -65,6 +65,6 @@ def run(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL:
             out_BLX, q, norm_weight_D.contiguous(), k, face,
             batch, tokens, frames, eps, LOG2_E / head_dim**0.5,
             *q.stride()[:2], *k.stride()[:5],
-            P=speakers, H=heads, S=keys, K=head_dim, MASKED=face_weight_PBL is not None, **tiles, num_warps=4,
+            P=speakers, H=heads, S=keys, K=head_dim, MASKED=face_weight_PBL is not None, **tiles,
         )  # fmt: skip
     return out_BLX

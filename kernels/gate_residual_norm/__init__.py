@@ -33,6 +33,18 @@ def gate_residual_norm(
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """The new residual and its norm; shapes above. ``ValueError`` names the argument that does not fit."""
+    check_inputs(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype}: use float32, float16 or bfloat16")
+    if registry.exporting():
+        return reference(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
+    return _gate_residual_norm(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
+
+
+def check_inputs(
+    residual_BLD: Tensor, y_BLD: Tensor, gate_B1D: Tensor | None, shift: Tensor, scale: Tensor, modulated: bool
+) -> None:
+    """``ValueError`` unless the tensors fit one another and this op."""
     shape = tuple(residual_BLD.shape)
     if len(shape) != 3 or residual_BLD.numel() == 0:
         raise ValueError(f"residual {shape} is not (B, L, D) with every axis at least one")
@@ -46,11 +58,6 @@ def gate_residual_norm(
             expected = " or ".join(str(each) for each in dict.fromkeys(shapes))
             raise ValueError(f"{name} {tuple(vector.shape)} does not fit residual {shape}: give {expected}")
     _check_types(residual=residual_BLD, y=y_BLD, gate=gate_B1D, shift=shift, scale=scale)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype}: use float32, float16 or bfloat16")
-    if registry.exporting():
-        return reference(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
-    return _gate_residual_norm(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
 
 
 def _check_types(residual: Tensor, **others: Tensor | None) -> None:

@@ -32,6 +32,22 @@ def qk_norm_rope(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys ready for attention; shapes above. ``ValueError`` names the argument that does not fit."""
+    check_inputs(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads)
+    if registry.exporting():
+        return reference(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
+    return _qk_norm_rope(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
+
+
+def check_inputs(
+    q_BLD: Tensor,
+    k_BLD: Tensor,
+    weight_q_D: Tensor,
+    weight_k_D: Tensor,
+    cos_LP: Tensor,
+    sin_LP: Tensor,
+    num_heads: int,
+) -> None:
+    """``ValueError`` unless the tensors fit one another and this op."""
     _check_shapes(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads)
     if q_BLD.dtype not in DTYPES or k_BLD.dtype != q_BLD.dtype:
         raise ValueError(f"q is {q_BLD.dtype} and k {k_BLD.dtype}: use float32, float16 or bfloat16 for both")
@@ -41,9 +57,6 @@ def qk_norm_rope(
             raise ValueError(f"{name} is {tensor.dtype}: use float32, float16 or bfloat16")
         if tensor.device != q_BLD.device:
             raise ValueError(f"{name} on {tensor.device}, q on {q_BLD.device}: use one device")
-    if registry.exporting():
-        return reference(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
-    return _qk_norm_rope(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
 
 
 def _check_shapes(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads) -> None:

@@ -1,7 +1,6 @@
 """RMSNorm and rotary positions in Triton: one token's q and k for each program, the row of angles read once for both.
 
-A row is a tile of (heads, head width), so what works on one head at a time, such as a scale for quantisation, is a
-reduction over the last axis of the tile.
+``launch`` also serves ``qk_norm_rope_quantize``: e4m3 by scales known before is a factor on the way out.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ def _rotated(x, cos, sin, HEADS: tl.constexpr, PAIRS: tl.constexpr):
 
 @triton.jit
 def _kernel(
-    out_q_ptr, out_k_ptr, q_ptr, k_ptr, weight_q_ptr, weight_k_ptr, cos_ptr, sin_ptr,
+    out_q_ptr, out_k_ptr, scale_q_ptr, scale_k_ptr, q_ptr, k_ptr, weight_q_ptr, weight_k_ptr, cos_ptr, sin_ptr,
     length, heads, pairs, q_batch, q_row, k_batch, k_row, eps,
-    HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    QUANTIZED: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
@@ -44,9 +43,18 @@ def _kernel(
     pair = tl.arange(0, PAIRS)[None, :]
     cos = tl.load(cos_ptr + token * pairs + pair, mask=pair < pairs, other=0.0).to(tl.float32)
     sin = tl.load(sin_ptr + token * pairs + pair, mask=pair < pairs, other=0.0).to(tl.float32)
+    q, k = _rotated(q, cos, sin, HEADS, PAIRS), _rotated(k, cos, sin, HEADS, PAIRS)
+    if QUANTIZED:
+        q, k = q * (1.0 / tl.load(scale_q_ptr)), k * (1.0 / tl.load(scale_k_ptr))
     at_out = (batch * length + token) * width + at
-    tl.store(out_q_ptr + at_out, _rotated(q, cos, sin, HEADS, PAIRS).to(out_q_ptr.dtype.element_ty), mask=inside)
-    tl.store(out_k_ptr + at_out, _rotated(k, cos, sin, HEADS, PAIRS).to(out_k_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_q_ptr + at_out, q.to(out_q_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_k_ptr + at_out, k.to(out_k_ptr.dtype.element_ty), mask=inside)
+
+
+def tile(num_heads: int, pairs: int) -> dict[str, int]:
+    """The powers of two that hold a token's heads, and warps of 16 elements a thread of q and of k: 16-byte loads."""
+    heads, pairs = triton.next_power_of_2(num_heads), triton.next_power_of_2(pairs)
+    return {"HEADS": heads, "PAIRS": pairs, "num_warps": max(1, min(16, heads * pairs // 256))}
 
 
 def run(
@@ -60,18 +68,33 @@ def run(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """The op of this folder; inputs as checked by its wrapper."""
+    return launch(q_BLD.dtype, None, q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
+
+
+def launch(
+    dtype: torch.dtype,
+    scales: tuple[Tensor, Tensor] | None,
+    q_BLD: Tensor,
+    k_BLD: Tensor,
+    weight_q_D: Tensor,
+    weight_k_D: Tensor,
+    cos_LP: Tensor,
+    sin_LP: Tensor,
+    num_heads: int,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Both results in ``dtype``, divided by ``scales`` if there are any."""
     batch, length, width = q_BLD.shape
     pairs = width // num_heads // 2
     q_BLD, k_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BLD, k_BLD))
-    out_q = torch.empty((batch, length, num_heads, 2 * pairs), dtype=q_BLD.dtype, device=q_BLD.device)
+    out_q = torch.empty((batch, length, num_heads, 2 * pairs), dtype=dtype, device=q_BLD.device)
     out_k = torch.empty_like(out_q)
-    block = {"HEADS": triton.next_power_of_2(num_heads), "PAIRS": triton.next_power_of_2(pairs)}
-    elements = 2 * block["HEADS"] * block["PAIRS"]
+    scale_q, scale_k = scales or (cos_LP, cos_LP)  # without scales their address is never read
     with torch.cuda.device_of(out_q):
         _kernel[(length, batch)](
-            out_q, out_k, q_BLD, k_BLD, weight_q_D.contiguous(), weight_k_D.contiguous(),
+            out_q, out_k, scale_q, scale_k, q_BLD, k_BLD, weight_q_D.contiguous(), weight_k_D.contiguous(),
             cos_LP.contiguous(), sin_LP.contiguous(),
             length, num_heads, pairs, q_BLD.stride(0), q_BLD.stride(1), k_BLD.stride(0), k_BLD.stride(1), eps,
-            **block, num_warps=max(1, min(16, elements // 512)),
+            QUANTIZED=scales is not None, **tile(num_heads, pairs),
         )  # fmt: skip
     return out_q, out_k

@@ -57,6 +57,7 @@ def test_the_whole_report(tmp_path) -> None:
     ("arguments", "message"),
     [
         (["--baseline", "--dit-engine", "dit.onnx"], "--baseline runs PyTorch's DiT"),
+        (["--baseline", "--precision", "fp8"], "--baseline is compared with exact: add it to --precision"),
         (["--repeat", "0"], "--repeat 0 times nothing"),
     ],
 )
@@ -87,7 +88,8 @@ def test_a_floor_uses_the_kernel_it_is_given(benchmark_module) -> None:
     measured = benchmark_module("floor").measure_floor(
         config, (2, 16, 3, 4, 6), 3, torch.device("cpu"), dtype=torch.float32, attention=attention
     )
-    assert seen == [((2, config.num_heads, 18, config.head_dim), torch.float32)] * 4
+    forwards = 1 + 3
+    assert seen == [((2, config.num_heads, 18, config.head_dim), torch.float32)] * config.num_layers * forwards
     assert measured["tokens"] == 18
     assert measured["total"] == pytest.approx(measured["attention"] + measured["linear"])
     assert measured["linear"] > 0

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import soxr
 
-from humo_rt.media import Sound, read_audio, read_sound
+from humo_rt.media import Sound, mix, read_audio, read_sound
 from humo_rt.media.promised_length import promised_beyond_end
 
 RATE = 16_000
@@ -196,3 +196,29 @@ def test_an_image_has_no_sound(tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "portrait.png")
     with pytest.raises(ValueError, match="no sound track"):
         read_audio(tmp_path / "portrait.png")
+
+
+class TestMix:
+    def sound(self, samples_SC: np.ndarray, rate: int = RATE) -> Sound:
+        return Sound(samples_SC=samples_SC.astype(np.float32), sample_rate=rate)
+
+    def test_sounds_add_up_to_the_length_of_the_longest(self):
+        long, short = self.sound(np.full((6, 1), 0.25)), self.sound(np.full((2, 1), 0.5))
+        assert mix([long, short]).samples_SC[:, 0].tolist() == [0.75, 0.75, 0.25, 0.25, 0.25, 0.25]
+
+    def test_a_single_one_stays_as_it_is(self):
+        sound = self.sound(np.full((6, 3), 2.0), 8_000)
+        assert mix([sound]) is sound
+
+    def test_a_sum_beyond_full_scale_is_turned_down(self):
+        loud = self.sound(np.array([[0.8], [-0.2]]))
+        assert mix([loud, loud]).samples_SC[:, 0].tolist() == pytest.approx([1.0, -0.25])
+
+    def test_rates_and_channels_meet_at_the_higher(self):
+        stereo = self.sound(np.tile([[0.2, 0.4]], (800, 1)), 8_000)
+        mixed = mix([stereo, self.sound(np.full((3200, 1), 0.1), 32_000)])
+        assert mixed.sample_rate == 32_000
+        assert mixed.samples_SC.shape == (3200, 2)
+        assert mixed.samples_SC[1600] == pytest.approx([0.3, 0.5], abs=0.01)
+        three = self.sound(np.tile([[0.1, 0.1, 0.4]], (4, 1)))
+        assert mix([three, self.sound(np.zeros((4, 2)))]).samples_SC[0] == pytest.approx([0.1, 0.1, 0.4])

@@ -21,8 +21,8 @@ from humo_rt.config import PRESETS
 from humo_rt.media import read_settings
 from humo_rt.model.dit import HumoDiT
 from humo_rt.pipeline import Pipeline
-from humo_rt.runtime import attention_backends
-from humo_rt.runtime.attention_backends import BACKENDS, choose, survey, unavailable, use_attention
+from humo_rt.runtime import attention_backends, float8_attention
+from humo_rt.runtime.attention_backends import BACKENDS, NAMED, choose, survey, unavailable, use_attention
 from humo_rt.runtime.attention_kernels import PACKAGES, package_function, self_attention
 from humo_rt.runtime.fused_block import fuse
 from tests.kernels.op_checks import assert_exports_as_plain_operators
@@ -44,11 +44,12 @@ def flash_attn_func(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, **options: o
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch):
     """No package whatever this machine has; nothing remembered from another test."""
-    caches = (package_function, attention_backends._missing, attention_backends._say_unused)
+    caches = (package_function, float8_attention.frontend, attention_backends._missing, attention_backends._say_unused)
     for remembered in caches:
         remembered.cache_clear()
     for package in PACKAGES.values():
         monkeypatch.setitem(sys.modules, package.module, None)
+    monkeypatch.setitem(sys.modules, float8_attention.MODULE, None)
     seen_calls.clear()
     yield
     for remembered in caches:
@@ -188,7 +189,7 @@ class TestProbing:
     def test_the_fastest_that_is_there(self, card, install, dtype):
         for backend in PACKAGES:
             install(backend)
-        assert list(survey(CARD, dtype, 128).unavailable) == list(BACKENDS)
+        assert list(survey(CARD, dtype, 128).unavailable) == list(NAMED)
         for failing, taken in pairwise(BACKENDS):
             card[0][failing] = RuntimeError("no kernel image is available")
             attention_backends._missing.cache_clear()
@@ -358,6 +359,6 @@ class TestPlumbing:
 
     def test_the_doctor_in_json(self):
         found = json.loads(self.run("doctor", "--device", "cpu", "--json").stdout)["machine"]["attention"]
-        assert list(found["unavailable"]) == list(BACKENDS)
+        assert list(found["unavailable"]) == list(NAMED)
         assert found["unavailable"]["sdpa"] is None
         assert found["head_dim"] == 128

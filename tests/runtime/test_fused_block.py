@@ -121,6 +121,11 @@ class TestInPlace:
         block.self_attn.v.weight.fill_(3)
         assert (block.qkv[0][-config.dim :] == 3).all()
 
+    def test_fused_again_is_the_same_memory(self, config):
+        dit = fuse(make_dit(config))
+        before = [tensor.data_ptr() for tensor in dit.blocks[0].qkv]
+        assert [tensor.data_ptr() for tensor in fuse(unfuse(dit)).blocks[0].qkv] == before
+
     def test_unfuse_is_the_eager_model_again(self, config):
         dit, inputs = make_dit(config), make_inputs(config)
         eager = forward(dit, inputs)

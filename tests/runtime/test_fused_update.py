@@ -33,9 +33,9 @@ def run_scheduler(steps: int, shift: float, noise: torch.Tensor) -> list[torch.T
 
 
 def run_fused(steps: int, shift: float, noise: torch.Tensor) -> list[torch.Tensor]:
-    update, latents, every = FusedUpdate(make_scheduler(steps, shift), noise), noise, []
+    update, latents, every = FusedUpdate(make_scheduler(steps, shift), noise, [WEIGHTS] * steps), noise, []
     for index in range(steps):
-        latents = update.step(index, branches_of(latents, index), WEIGHTS, latents)
+        latents = update.step(index, branches_of(latents, index), latents)
         every.append(latents)
     return every
 
@@ -71,7 +71,8 @@ def test_another_scheduler_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"solver_order": 3}, "not UniPC of order 1 or 2"), ({"thresholding": True}, "clips")]
+    ("changes", "message"),
+    [({"solver_order": 3}, "not UniPC of order 1 or 2"), ({"thresholding": True}, "without thresholding")],
 )
 def test_a_solver_that_is_not_such_a_sum_is_refused(changes, message):
     scheduler = make_scheduler(5, 5.0)

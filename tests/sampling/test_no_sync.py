@@ -33,26 +33,51 @@ class DeviceOnly(TorchDispatchMode):
         return result
 
 
-def conditions_of(config, mode: str, device: str, face_mask: bool = False) -> Conditions:
+# A mode and the options of ``conditions_of``.
+CASES = {
+    "T": ("T", {}),
+    "TIA": ("TIA", {}),
+    "few face tokens": ("TIA", {"face_mask": 0.2}),
+    "most of the video": ("TIA", {"face_mask": 0.9}),
+    "two speakers": ("TIA", {"face_mask": 0.2, "speakers": 2}),
+    "predicted faces": ("TIA", {"predict_faces": 0.5}),
+}
+
+
+def conditions_of(
+    config,
+    mode: str,
+    device: str,
+    *,
+    face_mask: float | None = None,
+    speakers: int | None = None,
+    predict_faces: float | None = None,
+) -> Conditions:
+    """``face_mask``: the share of the video that is face; the mask is the host's."""
     frames, slots, dit = 3, 2 if "I" in mode else 1, config.dit
 
     def noise(*shape: int) -> torch.Tensor:
         return torch.randn(shape, device=device)
 
+    by_speaker = () if speakers is None else (speakers,)
+    mask = torch.zeros(*by_speaker, 1, frames + slots, 4, 6)
+    mask[..., : round(6 * (face_mask or 0))] = 1
     return Conditions(
         text_embeds=[noise(5, dit.text_dim)],
         negative_embeds=noise(7, dit.text_dim),
-        audio=noise(1, frames, dit.audio_window, dit.audio_bands, dit.audio_dim) if "A" in mode else None,
+        audio=noise(*by_speaker, 1, frames, dit.audio_window, dit.audio_bands, dit.audio_dim) if "A" in mode else None,
         reference_latents=noise(1, 16, slots, 4, 6) if "I" in mode else None,
         grey_latents=noise(16, frames + slots, 4, 6) if dit.image_injection == "channels" else None,
-        face_mask=noise(1, frames + slots, 4, 6) if face_mask else None,
+        face_mask=mask if face_mask else None,
+        predict_faces=predict_faces,
     )
 
 
-def run_watched(config, mode: str, device: str, sampler: str, watch, **options) -> torch.Tensor:
+def run_watched(config, mode: str, device: str, sampler: str, watch, adapt=None, **options) -> torch.Tensor:
     """Three steps, which is as far as UniPC's order rises, each inside of ``watch(index, branches)``."""
     with torch.device(device):
-        model = HumoDiT(config.dit).eval()
+        model = HumoDiT(config.dit).eval().requires_grad_(False)
+    model = model if adapt is None else adapt(model)
     scheduler = make_scheduler(3, 5.0, sampler=sampler, device=device)
     if device == "meta":  # the loop reads these before its first step
         scheduler.timesteps = make_scheduler(3, 5.0, sampler=sampler).timesteps
@@ -63,9 +88,11 @@ def run_watched(config, mode: str, device: str, sampler: str, watch, **options) 
 
 
 @pytest.mark.parametrize("published", [HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
-@pytest.mark.parametrize("mode", ["T", "TIA"])
+@pytest.mark.parametrize(("mode", "faces"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("sampler", ["unipc", "euler"])
-def test_no_step_reads_or_copies_between_host_and_device(published, mode: str, sampler: str, monkeypatch) -> None:
+def test_no_step_reads_or_copies_between_host_and_device(
+    published, mode: str, faces: dict, sampler: str, monkeypatch
+) -> None:
     # Torch has no autocast for tensors without data, and the model only switches it off.
     monkeypatch.setattr(torch, "autocast", lambda **_: nullcontext())
     steps = []
@@ -74,7 +101,7 @@ def test_no_step_reads_or_copies_between_host_and_device(published, mode: str, s
         steps.append(branches)
         return DeviceOnly()
 
-    latents = run_watched(tiny_config(published), mode, "meta", sampler, watch, face_mask="A" in mode)
+    latents = run_watched(tiny_config(published), mode, "meta", sampler, watch, **faces)
     assert latents.shape == (1, 16, 3, 4, 6)
     assert len(steps) == 3
 

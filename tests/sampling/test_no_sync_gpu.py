@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B
-from tests.sampling.test_no_sync import run_watched
+from humo_rt.runtime.fused_block import fuse
+from tests.sampling.test_no_sync import CASES, run_watched
 from tests.tiny import tiny_config
 
 pytestmark = pytest.mark.gpu
@@ -25,11 +26,19 @@ def no_synchronisation(index: int, branches: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("published", [HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
-@pytest.mark.parametrize("mode", ["T", "TIA"])
+@pytest.mark.parametrize(("mode", "faces"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("sampler", ["unipc", "euler"])
-def test_no_step_waits_for_the_gpu(published, mode: str, sampler: str) -> None:
+def test_no_step_waits_for_the_gpu(published, mode: str, faces: dict, sampler: str) -> None:
     config = tiny_config(published)
-    latents = run_watched(config, mode, "cuda", sampler, no_synchronisation, face_mask="A" in mode)
+    latents = run_watched(config, mode, "cuda", sampler, no_synchronisation, **faces)
+    assert torch.isfinite(latents).all()
+
+
+@pytest.mark.parametrize("published", [HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
+@pytest.mark.parametrize(("mode", "faces"), CASES.values(), ids=CASES)
+@pytest.mark.parametrize("sampler", ["unipc", "euler"])
+def test_no_step_on_fused_kernels_waits_for_the_gpu(published, mode: str, faces: dict, sampler: str) -> None:
+    latents = run_watched(tiny_config(published), mode, "cuda", sampler, no_synchronisation, adapt=fuse, **faces)
     assert torch.isfinite(latents).all()
 
 

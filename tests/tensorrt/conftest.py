@@ -9,12 +9,13 @@ import onnx
 import pytest
 import torch
 
-from humo_rt.config import PRESETS
+from humo_rt.config import PRESETS, DiTConfig, ModelConfig
 from humo_rt.model.dit import HumoDiT
 from humo_rt.tensorrt.export import Exported, export_onnx
 from humo_rt.tensorrt.source import Source
 from humo_rt.weights.modules import build_on_meta, part_dtype
 from humo_rt.weights.random_init import fill_random
+from tests.tiny import tiny_config
 
 
 def nano_dit(dtype: torch.dtype, seed: int = 0) -> HumoDiT:
@@ -22,6 +23,30 @@ def nano_dit(dtype: torch.dtype, seed: int = 0) -> HumoDiT:
     dit = build_on_meta(PRESETS["nano"])["dit"]
     fill_random(dit, part="dit", seed=seed, dtype=part_dtype("dit", dtype), device="cpu")
     return dit.eval().requires_grad_(False)
+
+
+def tiny_dit(published: ModelConfig, dtype: torch.dtype = torch.float32, **changes) -> HumoDiT:
+    """A DiT of a few channels in the layout of ``published``, with random weights and one block."""
+    config = tiny_config(published, **({"num_layers": 1, "mask_predictor": False} | changes))
+    dit = build_on_meta(config)["dit"]
+    fill_random(dit, part="dit", seed=0, dtype=part_dtype("dit", dtype), device="cpu")
+    return dit.eval().requires_grad_(False)
+
+
+def forward_arguments(config: DiTConfig, size: tuple[int, int, int], branches: int = 2, *, masked: bool = False):
+    """Seeded arguments of a forward pass and those of ``project_context``. ``size``: latent frames, height, width."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(branches, *shape, generator=generator)
+
+    arguments = {"x_BCTHW": noise(16, *size), "timestep_B": torch.linspace(950, 20, branches)}
+    if config.image_injection == "channels":
+        arguments["condition"] = noise(20, *size)
+    if masked:
+        arguments["face_mask"] = (noise(*size) > 0).float()
+    text = noise(config.text_len, config.text_dim)
+    return arguments, (text, noise(size[0], config.audio_window, config.audio_bands, config.audio_dim))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,6 +78,18 @@ def test_generate_makes_the_same_calls_and_the_same_video(pipelines, changes):
     assert psnr(found.frames, expected.frames) >= 40
 
 
+@pytest.mark.parametrize("masks", [(0, 0, 24, 32), "predictor"], ids=["a box", "predictor"])
+def test_face_masks(pipelines, masks):
+    expected, found = (p.generate(**REQUEST, face_masks=masks).frames for p in pipelines)
+    assert psnr(found, expected) >= 40
+
+
+def test_several_speakers_are_refused_before_any_work(pipelines):
+    two = {"audio": [REQUEST["audio"]] * 2, "face_masks": [(0, 0, 16, 16), (32, 0, 48, 16)]}
+    with pytest.raises(ValueError, match="an exported DiT takes one speaker, not 2: give one audio"):
+        pipelines[1].generate(**REQUEST | two)
+
+
 def psnr(found, expected):
     error = np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
@@ -127,7 +139,10 @@ def test_generate_from_the_command_line(nano_float32, tmp_path, monkeypatch):
     [
         (["export", "-o", "dit.pt", "--weights", "random"], "must end in .onnx"),
         (["export", "-o", "absent/dit.onnx", "--weights", "random"], "does not exist"),
-        (["export", "-o", "dit.onnx", "--precision", "int8"], "unknown dtype 'int8'"),
+        (
+            ["export", "-o", "dit.onnx", "--precision", "int8"],
+            "unknown precision 'int8': choose one of float32, float16, bfloat16, fp8",
+        ),
         (["export", "-o", "dit.onnx", "--preset", "humo-2b"], "humo-2b"),
         (["verify-engine", "absent.onnx"], "does not exist"),
         (["verify-engine", "absent.engine"], "absent.engine"),

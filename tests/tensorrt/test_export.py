@@ -19,19 +19,10 @@ from humo_rt.tensorrt.onnx_file import write_onnx
 from humo_rt.tensorrt.session import OnnxDiT
 from humo_rt.tensorrt.source import Source, source_of
 from humo_rt.tensorrt.weights import read_weights
-from humo_rt.weights.modules import build_on_meta, part_dtype
-from humo_rt.weights.random_init import fill_random
+from tests.tensorrt.conftest import tiny_dit
 from tests.tensorrt.small_graphs import ONNX_DTYPES, scaling_model, tiny_spec
-from tests.tiny import tiny_config
 
 MINIMUM_SINGLE_NODES = {"Attention", "RMSNormalization", "RotaryEmbedding", "LayerNormalization", "Gelu"}
-
-
-def tiny_dit(published, dtype=torch.float32, **changes):
-    config = tiny_config(published, **({"num_layers": 1, "mask_predictor": False} | changes))
-    dit = build_on_meta(config)["dit"]
-    fill_random(dit, part="dit", seed=0, dtype=part_dtype("dit", dtype), device="cpu")
-    return dit.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("export", ["nano_float32", "nano_bfloat16"])

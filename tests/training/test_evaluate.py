@@ -24,6 +24,12 @@ def test_judges_that_are_not_there_are_named(tmp_path: Path, capsys) -> None:
     assert "train the recipe nano-judges" in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_a_precision_needs_its_card(tmp_path: Path, capsys) -> None:
+    arguments = ["--weights", "random", "--device", "cpu", "--judges", str(tmp_path), "--precision", "fp8"]
+    assert evaluate.main(arguments) == 2
+    assert "precision 'fp8' needs an NVIDIA GPU, not cpu: use 'exact'" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_scales_are_three_numbers(capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         evaluate.main(["--scales", "2,3"])

@@ -21,6 +21,7 @@ def test_activations_grow_with_size_length_branches_and_model():
     assert activation_bytes(PRESETS["humo-1.7b"], **(size | {"num_frames": 193})) > 1.8 * base
     assert activation_bytes(PRESETS["humo-1.7b"], **size, branches=4) > 3 * base
     assert activation_bytes(PRESETS["humo-17b"], **size) > 2 * base
+    assert activation_bytes(PRESETS["humo-17b"], **size, branches=3, fused=True) < 16 * GIB
     assert activation_bytes(PRESETS["nano"], height=128, width=128, num_frames=97, branches=4) < 2 * GIB
 
 

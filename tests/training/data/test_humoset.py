@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tests.training.data.humoset_files import RATE, Folder, clock_frames, drawn_face
-from training.data.humoset import BadSample, Columns, HuMoSet, HuMoSetSource, faces
+from training.data.humoset import BadSample, Columns, HuMoSet, HuMoSetSource
 from training.data.humoset import dataset as dataset_module
+from training.data.humoset.mask_file import read_masks
 from training.data.humoset.recording import cover
 from training.tasks.sources import ClipSize
 
@@ -115,18 +116,11 @@ class TestFaces:
         with pytest.raises(ValueError, match="1 no face"):
             HuMoSet(folder.write(), **FORM)
 
-    def test_a_box_seen_once_is_dropped_and_a_gap_is_bridged(self, monkeypatch):
-        face, ghost = (10, 10, 30, 30), (50, 50, 60, 60)
-        answers = iter([[face], [face, ghost], [], [face], [face]])
-        monkeypatch.setattr(faces, "_search", lambda frame: next(answers))
-        found = faces.find_faces(np.zeros((5 * faces.EVERY, 8, 8, 3), np.uint8))
-        assert found == [[face]] * 5
-
     def test_boxes_in_a_file_are_drawn(self, tmp_path):
         boxes = np.full((4, 2, 4), -1, np.int16)
         boxes[:, 0] = (8, 8, 24, 24)
         np.savez(tmp_path / "boxes.npz", boxes=boxes)
-        mask = faces.read_masks(tmp_path / "boxes.npz", [0, 1, 3], 32, 32)
+        mask = read_masks(tmp_path / "boxes.npz", [0, 1, 3], 32, 32)
         assert mask.shape == (3, 32, 32)
         assert mask[2, 16, 16]
         assert mask[2].mean() == pytest.approx(np.pi * 64 / 1024, abs=0.02)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from humo_rt.conditions.face_detector import require_detector
 from training.clips import Clips
-from training.data.humoset.faces import require_detector
 from training.data.humoset.index import Index, Verdict, inspect
 from training.data.humoset.recording import FaceMode, Form, Recording, record
 from training.data.humoset.sample import BadSample, Sample

@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.data.humoset.faces import Box
+from humo_rt.conditions.face_detector import Box
 from training.data.humoset.recording import Form, record
 from training.data.humoset.sample import BadSample, Sample
 

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from humo_rt.conditions.face_detector import Box, draw, find_faces, spread
 from humo_rt.conditions.image import fit_on_white
 from humo_rt.config import FPS, SAMPLE_RATE
 from humo_rt.media import read_audio, read_image
-from training.data.humoset import faces
 from training.data.humoset.frames import read_footage
+from training.data.humoset.mask_file import read_masks
 from training.data.humoset.sample import BadSample, Sample
 
 FaceMode = Literal["auto", "file", "detect", "none"]
@@ -61,17 +62,17 @@ class Recording:
     sound_S: Tensor
     has_sound: bool
     face_FHW: Tensor | None
-    found: list[list[faces.Box]] | None
+    found: list[list[Box]] | None
 
 
-def record(sample: Sample, form: Form, found: list[list[faces.Box]] | None = None) -> Recording:
+def record(sample: Sample, form: Form, found: list[list[Box]] | None = None) -> Recording:
     """Decode one sample. ``found`` are boxes of an earlier search. ``BadSample`` says why it cannot be used."""
     footage = read_footage(sample.video, form.num_frames)
     frames_FHWC = footage.frames_FHWC
     mask_Fhw = None
     if form.faces != "none":
         if _searched(sample, form) and found is None:
-            found = faces.find_faces(frames_FHWC)
+            found = find_faces(frames_FHWC)
         mask_Fhw = _face_mask(sample, form, footage.source_F, frames_FHWC.shape[1:3], found)
         if not mask_Fhw.any():
             raise BadSample("no face", f"in {form.num_frames} frames")
@@ -109,14 +110,14 @@ def _searched(sample: Sample, form: Form) -> bool:
 
 
 def _face_mask(
-    sample: Sample, form: Form, source_F: list[int], size: Sequence[int], found: list[list[faces.Box]] | None
+    sample: Sample, form: Form, source_F: list[int], size: Sequence[int], found: list[list[Box]] | None
 ) -> np.ndarray:
     if _searched(sample, form):
         assert found is not None
-        return faces.draw(faces.spread(found, form.num_frames), *size)
+        return draw(spread(found, form.num_frames), *size)
     if sample.face_mask is None:
         raise BadSample("missing face mask", "faces='auto' would search for it")
-    return faces.read_masks(sample.face_mask, source_F, *size)
+    return read_masks(sample.face_mask, source_F, *size)
 
 
 def _centre(mask_Fhw: np.ndarray | None) -> tuple[float, float] | None:

@@ -1,19 +1,16 @@
-"""Where the faces are: masks from files, or found by OpenCV's cascade classifiers.
+"""Where the faces of a video are, found by OpenCV's cascade classifiers.
 
-Knows the file's fields and the detector. The detector is an optional extra and its data comes with the package.
+Knows pixels and boxes, nothing of latents. OpenCV is an optional extra; the classifiers come with it.
 
-Shape suffixes: F frames, P people, H W pixels, h w cells of a coarse mask.
+Shape suffixes: F frames, H W pixels, C colours.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from threading import local
 from typing import Any
 
 import numpy as np
-
-from training.data.humoset.sample import BadSample
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels
 
@@ -26,28 +23,6 @@ SCALE_STEP, MIN_NEIGHBOURS = 1.1, 3
 SAME_FACE = 0.25  # overlap of one face in two searches
 
 _thread = local()
-
-
-def read_masks(path: Path, source_F: list[int], height: int, width: int) -> np.ndarray:
-    """Bool (F, h, w) of the wanted frames, all people together.
-
-    The file is an ``.npz`` with ``mask`` (frames, people, h, w) or (frames, h, w) at any resolution, or ``boxes``
-    (frames, people, 4) in pixels with -1 for none.
-    """
-    try:
-        with np.load(path) as file:
-            field = next((name for name in ("mask", "boxes") if name in file), None)
-            values = None if field is None else file[field]
-    except (OSError, ValueError, EOFError) as error:
-        raise BadSample("unreadable face mask", str(error)) from error
-    if values is None or values.ndim < 3 or (field == "boxes" and values.shape[-1] != 4):
-        raise BadSample("unreadable face mask", f"{path.name} holds neither 'mask' nor 'boxes' of the known shapes")
-    if source_F[-1] >= len(values):
-        raise BadSample("unreadable face mask", f"it ends after {len(values)} of {source_F[-1] + 1} frames")
-    wanted = values[source_F]
-    if field == "mask":
-        return wanted.astype(bool).reshape(len(wanted), -1, *wanted.shape[-2:]).any(axis=1)
-    return draw([[tuple(map(int, box)) for box in boxes if min(box) >= 0] for boxes in wanted], height, width)
 
 
 def find_faces(frames_FHWC: np.ndarray) -> list[list[Box]]:
@@ -103,7 +78,7 @@ def require_detector() -> None:
     try:
         import cv2
     except ImportError as error:
-        raise RuntimeError("finding faces needs OpenCV: pip install 'humo-rt[face]', or faces='none'") from error
+        raise RuntimeError("finding faces needs OpenCV: pip install 'humo-rt[face]'") from error
     if not hasattr(cv2, "CascadeClassifier"):
         raise RuntimeError(f"OpenCV {cv2.__version__} has no cascade classifiers: pip install 'humo-rt[face]'")
 

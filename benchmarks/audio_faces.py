@@ -1,0 +1,258 @@
+"""Audio attention of a block on face tokens, with soft masks and for two speakers, against the same without a mask.
+
+    python benchmarks/audio_faces.py [--presets humo-1.7b humo-17b] [--branches 4] [--json FILE]
+
+480x832 with 97 frames and one reference image: 26 latent frames of 1560 tokens. A face is a rectangle that moves from
+frame to frame; the reference frame always counts as a whole. "eager" is LayerNorm, audio attention and residual in
+plain PyTorch. "fused" is what lies between text attention and feed-forward; its time without audio is taken off, so
+that rows say what the audio adds. "share" is of the same block's audio without a mask; for 15 % face tokens 0.35 is the
+goal. "error" compares a row that gathers with the dense computation under the same mask. "moves" are ways to fetch
+15 % of the tokens and to put them back, alone. Random weights and inputs; the L2 cache is overwritten before every run.
+A row that fails is reported and the others go on. JSON last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_block import make_dit
+from torch import Tensor
+
+from humo_rt.config import preset
+from humo_rt.model.attention import KeyValue
+from humo_rt.model.face_tokens import FaceTokens, gather_face_tokens
+from humo_rt.runtime.fused_block import FusedBlock, fuse
+
+FRAMES, ROWS, COLUMNS = 26, 30, 52
+WARM_UPS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement: ``share`` of the tokens of a video frame is face, for each of ``speakers``."""
+
+    name: str
+    share: float | None = None
+    speakers: int = 1
+    gathered: bool = False
+
+
+CASES = (
+    Row(name="no mask"),
+    Row(name="soft mask, dense", share=0.15),
+    Row(name="15 % face tokens", share=0.15, gathered=True),
+    Row(name="30 % face tokens", share=0.3, gathered=True),
+    Row(name="50 % face tokens", share=0.5, gathered=True),
+    Row(name="80 % face tokens", share=0.8, gathered=True),
+    Row(name="2 speakers, dense", share=0.15, speakers=2),
+    Row(name="2 speakers, 15 % face tokens each", share=0.15, speakers=2, gathered=True),
+)
+
+
+def main() -> None:
+    args = parse_arguments()
+    device = torch.device(args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        sys.exit("audio_faces finds no NVIDIA GPU: add --device cpu --presets nano for a trial run")
+    with torch.no_grad():
+        results = [row for name in args.presets for row in measure(name, args, device)]
+    report = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "command": " ".join(sys.argv),
+        "branches": args.branches,
+        "results": results,
+    }
+    print(f"{report['device']}, torch {report['torch']}: {FRAMES} frames of {ROWS * COLUMNS} tokens")
+    for row in results:
+        name = f"{row['preset']} {row['block']} {row['case']}"
+        if row["block"] == "moves" and "failure" not in row:
+            print(f"{name:52} {row['median']:8.3f} ms, {row['gb_per_second']:.0f} GB/s")
+            continue
+        if "failure" in row:
+            print(f"{name:52} failed: {row['failure']}")
+            continue
+        error = f"error {row['error']:.1e}" if "error" in row else ""
+        print(f"{name:52} {row['median']:8.3f} ms, audio {row['added']:8.3f} ms, share {row['share']:.2f} {error}")
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", default=["humo-1.7b", "humo-17b"])
+    parser.add_argument("--branches", type=int, default=4, help="guidance branches in the one forward")
+    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--json", type=Path, help="file for the report")
+    return parser.parse_args()
+
+
+def measure(name: str, args: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
+    """The rows of one width, those of the eager block first."""
+    config = replace(preset(name).dit, num_layers=1)
+    dit = make_dit(config, device)
+    x_BQD = torch.randn(args.branches, FRAMES * ROWS * COLUMNS, config.dim, device=device)
+    y_BQD = torch.randn(x_BQD.shape, device=device, dtype=torch.bfloat16)
+    shift_B1D, scale_B1D = torch.randn(2, args.branches, 1, config.dim, device=device) / 8
+    block = dit.blocks[0]
+
+    def eager(audio: KeyValue | None, faces: Tensor | FaceTokens | None, x: Tensor = x_BQD) -> Tensor:
+        return x if audio is None else block.audio_cross_attn_wrapper.add_to(x, audio, faces)
+
+    def fused(audio: KeyValue | None, faces: Tensor | FaceTokens | None, x: Tensor = x_BQD) -> Tensor:
+        return hear_fused(block, x, y_BQD, audio, faces, shift_B1D, scale_B1D)
+
+    for kind, run in (("eager", eager), ("fused", fused)):
+        if kind == "fused":
+            fuse(dit)
+            assert isinstance(block, FusedBlock)
+        silent = median_of(partial(run, None, None), args.runs, device)
+        full = None
+        for case in CASES:
+            row: dict[str, Any] = {"preset": name, "block": kind, "case": case.name}
+            try:
+                row |= measure_case(case, run, block, x_BQD, args.runs)
+            except RuntimeError as error:  # out of memory, a kernel that does not compile
+                yield row | {"failure": str(error).splitlines()[0]}
+                continue
+            row["added"] = row["median"] - silent
+            full = full or row["added"]  # the first case has no mask
+            yield row | {"share": row["added"] / full}
+    yield from measure_moves(name, x_BQD, args.runs)
+
+
+def measure_moves(name: str, x_BQD: Tensor, runs: int) -> Iterator[dict[str, Any]]:
+    """Gathering and scattering rows of 15 % of the tokens in several ways; each row is read once and written once."""
+    weight = make_weights(Row(name="", share=0.15, gathered=True), x_BQD.shape[0], x_BQD.device)
+    tokens = torch.cat([group.tokens_M for group in gather_face_tokens(weight, frames=FRAMES)])
+    batch, per_video = x_BQD.shape[:2]
+    flat = (torch.arange(batch, device=tokens.device)[:, None] * per_video + tokens).flatten()
+    rows_BMD = x_BQD.index_select(1, tokens)
+    x_ND, rows_ND = x_BQD.flatten(0, 1), rows_BMD.flatten(0, 1)
+    ways: dict[str, Callable[[], Any]] = {
+        "index_select of axis 1": lambda: x_BQD.index_select(1, tokens),
+        "index_select of axis 0": lambda: x_ND.index_select(0, flat),
+        "indexing of axis 1": lambda: x_BQD[:, tokens],
+        "indexing of axis 0": lambda: x_ND[flat],
+        "index_copy_ of axis 1": lambda: x_BQD.index_copy_(1, tokens, rows_BMD),
+        "index_copy_ of axis 0": lambda: x_ND.index_copy_(0, flat, rows_ND),
+        "index_put_ of axis 0": lambda: x_ND.index_put_((flat,), rows_ND),
+        "index_add_ of axis 1": lambda: x_BQD.index_add_(1, tokens, rows_BMD),
+    }
+    for way, run in ways.items():
+        row = {"preset": name, "block": "moves", "case": way}
+        try:
+            median = median_of(run, runs, x_BQD.device)
+        except RuntimeError as error:
+            yield row | {"failure": str(error).splitlines()[0]}
+            continue
+        yield row | {"median": median, "gb_per_second": 2 * rows_BMD.nbytes / median / 1e6}
+
+
+def hear_fused(
+    block: FusedBlock,
+    x: Tensor,
+    y: Tensor,
+    audio: KeyValue | None,
+    faces: Tensor | FaceTokens | None,
+    shift: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """The part of ``FusedBlock.forward`` from the result ``y`` of text attention to the norm of the feed-forward."""
+    if audio is not None and not isinstance(faces, tuple):
+        x, normed = block._before_audio(x, y)
+        y = block._audio_attention(normed, audio, faces)
+    x, normed = block._before_feed_forward(x, y, shift, scale)
+    if audio is not None and isinstance(faces, tuple):
+        block._add_to_faces(x, normed, audio, faces, shift, scale)
+    return x
+
+
+def measure_case(case: Row, run: Callable[..., Tensor], block: Any, x_BQD: Tensor, runs: int) -> dict[str, Any]:
+    audio, faces = make_audio(case, block, x_BQD.shape[0]), None
+    numbers: dict[str, Any] = {}
+    if case.share is not None:
+        weight = make_weights(case, x_BQD.shape[0], x_BQD.device)
+        faces = weight[..., None]
+        if case.gathered:
+            dense, faces = faces, gather_face_tokens(weight, frames=FRAMES)
+            expected = run(audio, dense) - run(None, None)
+            found = run(audio, faces, x_BQD.clone()) - run(None, None)
+            numbers["tokens"] = sum(len(group.tokens_M) for group in faces) / x_BQD.shape[1]
+            numbers["error"] = ((found - expected).norm() / expected.norm()).item()
+            del expected, found
+    times = timed(partial(run, audio, faces), runs, x_BQD.device)
+    return numbers | {"median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
+
+
+def make_audio(case: Row, block: Any, branches: int) -> KeyValue:
+    attention = block.audio_cross_attn_wrapper.audio_cross_attn
+    weight = attention.k.weight
+    tokens = torch.randn(case.speakers * branches, FRAMES, 16, weight.shape[1], device=weight.device)
+    kv = attention.project(tokens)
+    if case.speakers == 1:
+        return kv
+    return KeyValue(*(part.unflatten(0, (case.speakers, branches)) for part in kv))
+
+
+def make_weights(case: Row, branches: int, device: torch.device) -> Tensor:
+    """(B, Q), of several speakers (P, B, Q): a rectangle that moves, each speaker's in a part of its own."""
+    mask = torch.zeros(case.speakers, FRAMES, ROWS, COLUMNS)
+    part = COLUMNS // case.speakers
+    height = min(ROWS, round((case.share * ROWS * COLUMNS) ** 0.5))
+    width = min(part, round(case.share * ROWS * COLUMNS / height))
+    for speaker in range(case.speakers):
+        for frame in range(FRAMES - 1):
+            left = speaker * part + frame % (part - width + 1)
+            top = frame % (ROWS - height + 1)
+            mask[speaker, frame, top : top + height, left : left + width] = 1
+    if not case.gathered and case.speakers == 1:
+        mask = torch.rand_like(mask)
+    mask[0, -1] = 1
+    weight = mask.flatten(1)[:, None].repeat(1, branches, 1).to(device)
+    return weight if case.speakers > 1 else weight[0]
+
+
+def median_of(run: Callable[[], Any], runs: int, device: torch.device) -> float:
+    return statistics.median(timed(run, runs, device))
+
+
+def timed(run: Callable[[], Any], runs: int, device: torch.device) -> list[float]:
+    """Milliseconds of single runs, on the device's clock and with a cold L2."""
+    for _ in range(WARM_UPS):
+        run()
+    if device.type != "cuda":
+        return [_host_milliseconds(run) for _ in range(runs)]
+    flush = torch.empty(4 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.uint8, device=device)
+    marks = []
+    for _ in range(runs):
+        flush.zero_()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run()
+        end.record()
+        marks.append((begin, end))
+    torch.cuda.synchronize(device)
+    return [begin.elapsed_time(end) for begin, end in marks]
+
+
+def _host_milliseconds(run: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    run()
+    return 1000 * (time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()

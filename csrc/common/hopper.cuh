@@ -1,0 +1,126 @@
+// Hopper's asynchronous parts as PTX: barriers in shared memory, bulk tensor copies, matrix products of a warp group.
+// Compiled for sm_90a only; an includer guards its use with HUMO_RT_HOPPER.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HUMO_RT_HOPPER 1
+#else
+#define HUMO_RT_HOPPER 0
+#endif
+
+#if HUMO_RT_HOPPER
+namespace humo_rt {
+
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrives and makes the phase end only after so many bytes were copied.
+__device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// Returns once the phase of this parity is over; on a fresh barrier that of parity 1 is.
+__device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// Copies the box that begins at (column, row) of the matrix; what lies outside of it reads as zero.
+__device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map, int column, int row,
+                                         uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          target),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// How the matrix unit finds rows of 64 bytes whose chunks of 16 were swizzled by the copy: groups of eight rows lie 512
+// bytes apart. The swizzle follows the address, so a matrix may begin at any row.
+__device__ __forceinline__ uint64_t matrix_of_64_byte_rows(uint32_t address) {
+  constexpr uint64_t kSwizzle64 = 2, kGroup = 512 >> 4;
+  return kSwizzle64 << 62 | kGroup << 32 | 1ull << 16 | static_cast<uint64_t>((address & 0x3ffff) >> 4);
+}
+
+__device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// Returns once at most kPending committed groups are unfinished.
+template <int kPending>
+__device__ __forceinline__ void products_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// Keeps the compiler from moving a register of a running product across this point.
+__device__ __forceinline__ void pin(float& value) { asm volatile("" : "+f"(value)::"memory"); }
+
+#define HUMO_RT_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define HUMO_RT_F16(d, i) HUMO_RT_F4(d, i), HUMO_RT_F4(d, i + 4), HUMO_RT_F4(d, i + 8), HUMO_RT_F4(d, i + 12)
+#define HUMO_RT_WGMMA_M64N96K16(type)                                                                               \
+  asm volatile(                                                                                                     \
+      "{\n"                                                                                                         \
+      ".reg .pred add;\n"                                                                                           \
+      "setp.ne.b32 add, %50, 0;\n"                                                                                  \
+      "wgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type                                                   \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
+      "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, "   \
+      "%44, %45, %46, %47}, %48, %49, add, 1, 1, 0, 0;\n"                                                           \
+      "}"                                                                                                           \
+      : HUMO_RT_F16(d, 0), HUMO_RT_F16(d, 16), HUMO_RT_F16(d, 32)                                                   \
+      : "l"(a), "l"(b), "r"(add))
+
+// D[64, 96] = A[64, 16] * B[96, 16]^T, plus D if `add`. Lane l of warp w holds of D the rows 16 w + l / 4 and 8 more, in
+// d[4 j] and d[4 j + 1] columns 8 j + 2 (l % 4) and the next, in d[4 j + 2] and d[4 j + 3] the same of the lower row.
+template <typename T>
+struct WarpGroupProduct;
+
+template <>
+struct WarpGroupProduct<__nv_bfloat16> {
+  static __device__ __forceinline__ void start(float (&d)[48], uint64_t a, uint64_t b, int add) {
+    HUMO_RT_WGMMA_M64N96K16("bf16");
+  }
+};
+
+template <>
+struct WarpGroupProduct<__half> {
+  static __device__ __forceinline__ void start(float (&d)[48], uint64_t a, uint64_t b, int add) {
+    HUMO_RT_WGMMA_M64N96K16("f16");
+  }
+};
+
+}  // namespace humo_rt
+#endif  // HUMO_RT_HOPPER

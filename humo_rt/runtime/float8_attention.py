@@ -1,0 +1,146 @@
+"""Self-attention in float8 (e4m3) by cuDNN, which PyTorch does not offer: its graph API, from a package of its own.
+
+q, k, v and the result are e4m3 with one scale each: on Hopper cuDNN returns nothing wider. The result's scale is set
+before it is computed, from that of v: a mean of values is never larger than the largest of them. Lossy. For inference:
+the operators have no backward pass.
+
+Shape legend: B batch, L tokens, H heads, K head_dim, D = H * K.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels.float8 import FLOAT8, QuantizedRows
+from humo_rt.kernels.quantize_tensor import quantize_tensor
+
+MODULE = "cudnn"
+INSTALL = "pip install 'nvidia-cudnn-frontend>=1.14'"
+
+# The probabilities, at most 1, on their way into the second product. Not 448: a kernel may measure them against an
+# older maximum than the final one.
+PROBABILITY_SCALE = 256.0
+# Room for what rounding may add: e4m3 probabilities and values may add up to 1/16 more than the largest value.
+HEADROOM = 17 / 16
+
+_UIDS = {name: i for i, name in enumerate(
+    ("q", "k", "v", "descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o", "out", "amax_s", "amax_o")
+)}  # fmt: skip
+
+
+class _Graph(NamedTuple):
+    run: Any  # cudnn.pygraph
+    workspace: int  # bytes
+
+
+@cache
+def frontend() -> ModuleType:
+    """The package; ``ImportError`` when it is absent or cannot be loaded."""
+    return importlib.import_module(MODULE)
+
+
+def float8_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v through e4m3: (B, H, L, K) from three of that shape, in their dtype.
+
+    The result is dense as (B, L, H, K), so that joining the heads copies nothing.
+    """
+    parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in (q_BHLK, k_BHLK, v_BHLK)]
+    heads = q_BHLK.shape[1]
+    values, scale_1 = attend_quantized(*((x.unflatten(2, (heads, -1)), scale) for x, scale in parts))
+    return (values.to(q_BHLK.dtype) * scale_1.to(q_BHLK.dtype)).transpose(1, 2)
+
+
+def attend_quantized(
+    q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Attention of e4m3 values (B, L, H, K) and their scales (1,) float32: the same for the result."""
+    out_BLHK = _float8_attention(q[0], k[0], v[0], q[1], k[1], v[1])
+    return out_BLHK, v[1] * HEADROOM
+
+
+def as_rows(values_BLHK: Tensor, scale_1: Tensor) -> QuantizedRows:
+    """What ``attend_quantized`` returned, as the input of a linear layer: every row has the same scale."""
+    values_BLD = values_BLHK.flatten(2)
+    return QuantizedRows(values_BLD, scale_1.expand(*values_BLD.shape[:-1], 1).contiguous())
+
+
+@torch.library.custom_op("humo_rt::float8_attention", mutates_args=())
+def _float8_attention(
+    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
+) -> Tensor:
+    device, number = q_BLHK.device, torch.float32
+    with torch.cuda.device(device):
+        strides = tuple(x.stride() for x in (q_BLHK, k_BLHK, v_BLHK))
+        graph = _graph(device, q_BLHK.shape, strides)
+        out_BLHK = torch.empty(q_BLHK.shape, dtype=FLOAT8, device=device)
+        tensors = {
+            "q": q_BLHK,
+            "k": k_BLHK,
+            "v": v_BLHK,
+            "descale_q": scale_q_1,
+            "descale_k": scale_k_1,
+            "descale_v": scale_v_1,
+            "descale_s": torch.full((1,), 1 / PROBABILITY_SCALE, dtype=number, device=device),
+            "scale_s": torch.full((1,), PROBABILITY_SCALE, dtype=number, device=device),
+            "scale_o": (scale_v_1 * HEADROOM).reciprocal(),
+            "out": out_BLHK,
+            "amax_s": torch.zeros(1, dtype=number, device=device),
+            "amax_o": torch.zeros(1, dtype=number, device=device),
+        }
+        workspace = torch.empty(max(graph.workspace, 1), dtype=torch.uint8, device=device)
+        handle = _handle(device)
+        frontend().set_stream(handle=handle, stream=torch.cuda.current_stream(device).cuda_stream)
+        graph.run.execute({_UIDS[name]: x for name, x in tensors.items()}, workspace, handle=handle)
+    return out_BLHK
+
+
+@_float8_attention.register_fake
+def _(
+    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
+) -> Tensor:
+    return torch.empty_like(q_BLHK, memory_format=torch.contiguous_format)
+
+
+@cache
+def _handle(device: torch.device) -> Any:
+    return frontend().create_handle()
+
+
+@cache
+def _graph(device: torch.device, shape: torch.Size, strides: tuple[tuple[int, ...], ...]) -> _Graph:
+    """cuDNN's plan for q, k and v of ``shape`` (B, L, H, K) with these strides; the result is contiguous."""
+    cudnn = frontend()
+    float8, wide = cudnn.data_type.FP8_E4M3, cudnn.data_type.FLOAT
+    graph = cudnn.pygraph(
+        io_data_type=float8, intermediate_data_type=wide, compute_data_type=wide, handle=_handle(device)
+    )
+
+    def heads_first(axes: tuple[int, ...]) -> list[int]:
+        return [axes[0], axes[2], axes[1], axes[3]]
+
+    given: dict[str, Any] = {}
+    for name, stride in zip(("q", "k", "v"), strides, strict=True):
+        layout = {"dim": heads_first(shape), "stride": heads_first(stride)}
+        given[name] = graph.tensor(**layout, data_type=float8, name=name, uid=_UIDS[name])
+    for name in ("descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o"):
+        one = {"dim": [1, 1, 1, 1], "stride": [1, 1, 1, 1]}
+        given[name] = graph.tensor(**one, data_type=wide, name=name, uid=_UIDS[name])
+    out, _, amax_s, amax_o = graph.sdpa_fp8(**given, attn_scale=1 / math.sqrt(shape[3]), generate_stats=False)
+    length, heads, head_dim = shape[1:]
+    dense = heads_first((length * heads * head_dim, heads * head_dim, head_dim, 1))
+    out.set_output(True).set_uid(_UIDS["out"]).set_data_type(float8).set_dim(heads_first(shape)).set_stride(dense)
+    for name, amax in (("amax_s", amax_s), ("amax_o", amax_o)):
+        amax.set_output(True).set_uid(_UIDS[name]).set_data_type(wide).set_dim([1, 1, 1, 1]).set_stride([1, 1, 1, 1])
+    graph.validate()
+    graph.build_operation_graph()
+    graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    graph.check_support()
+    graph.build_plans()
+    return _Graph(graph, graph.get_workspace_size())

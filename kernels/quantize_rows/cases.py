@@ -1,0 +1,65 @@
+"""Inputs of row-wise quantisation: awkward ones for tests, real ones for benchmarks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels.testing import Case
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Branches, tokens of 97 frames with one reference, width: what attention hands to its output projection.
+WORKLOADS = {
+    "humo-1.7b 480x832": (1, 40_560, 1536),
+    "humo-17b 720x1280": (1, 93_600, 5120),
+    "nano 128x128": (4, 1664, 256),
+}
+
+Inputs = tuple[Tensor]
+
+
+def make_inputs(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Inputs:
+    """Rows of different sizes, each with a few large channels, as activations have them."""
+    generator = torch.Generator(device).manual_seed(sum(shape))
+    x = torch.randn(shape, generator=generator, device=device)
+    sizes = torch.randn(*shape[:-1], 1, generator=generator, device=device).exp()
+    x[..., ::37] *= 20
+    return ((x * sizes).to(dtype),)
+
+
+def bytes_moved(x: Tensor) -> int:
+    """What has to cross the memory bus: the input once, values of one byte and the scales once."""
+    return x.nbytes + x.numel() + x.numel() // x.shape[-1] * 4
+
+
+def _zeros_and_specks(dtype: torch.dtype, device: torch.device) -> Inputs:
+    (x,) = make_inputs((4, 100), dtype, device)
+    return (x * torch.tensor([0, 1e-6, 1, 100], device=device)[:, None].to(dtype),)
+
+
+def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
+    (x,) = make_inputs((3, 40, 256), dtype, device)
+    return (x[:, 1::3, 4:],)
+
+
+def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
+    (x,) = make_inputs((3, 64, 48), dtype, device)
+    return (x.transpose(1, 2),)
+
+
+def _cases(dtype: torch.dtype) -> list[Case]:
+    shapes = [(64,), (1, 2), (3, 63, 256), (2, 1000, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
+    suffix = str(dtype).removeprefix("torch.")
+    plain = [
+        Case(name=f"{shape} {suffix}", make=lambda device, shape=shape: make_inputs(shape, dtype, device))
+        for shape in shapes
+    ]
+    special = {"zeros and specks": _zeros_and_specks, "strided": _strided, "transposed": _transposed}
+    return plain + [
+        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
+        for name, make in special.items()
+    ]
+
+
+CASES = [case for dtype in DTYPES for case in _cases(dtype)]

@@ -1,0 +1,69 @@
+"""Inputs of quantisation with one scale: awkward ones for tests, real ones for benchmarks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels.testing import Case
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Branches, tokens of 97 frames with one reference, width: the values of self-attention.
+WORKLOADS = {
+    "humo-1.7b 480x832": (1, 40_560, 1536),
+    "humo-17b 720x1280": (1, 93_600, 5120),
+    "nano 128x128": (4, 1664, 256),
+}
+
+Inputs = tuple[Tensor]
+
+
+def make_inputs(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Inputs:
+    """Values as the last third of one product with queries and keys."""
+    generator = torch.Generator(device).manual_seed(sum(shape))
+    batch, length, width = shape
+    qkv = torch.randn(batch, length, 3 * width, generator=generator, device=device) * 2
+    return (qkv.to(dtype)[..., 2 * width :],)
+
+
+def bytes_moved(x_BLD: Tensor) -> int:
+    """What has to cross the memory bus: the input twice, values of one byte once."""
+    return 2 * x_BLD.numel() * x_BLD.element_size() + x_BLD.numel()
+
+
+def _zeros(dtype: torch.dtype, device: torch.device) -> Inputs:
+    return (torch.zeros(2, 3, 32, dtype=dtype, device=device),)
+
+
+def _largest_last(dtype: torch.dtype, device: torch.device) -> Inputs:
+    (x_BLD,) = make_inputs((2, 77, 96), dtype, device)
+    x_BLD[-1, -1, -1] = -30
+    return (x_BLD,)
+
+
+def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
+    (x_BLD,) = make_inputs((3, 40, 256), dtype, device)
+    return (x_BLD[:, 1::3, 4:],)
+
+
+def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
+    (x_BLD,) = make_inputs((3, 64, 48), dtype, device)
+    return (x_BLD.transpose(1, 2),)
+
+
+def _cases(dtype: torch.dtype) -> list[Case]:
+    shapes = [(1, 1, 2), (3, 63, 256), (8, 5, 1000), (2, 1000, 63), (1, 9, 1536), (1, 3, 5120)]
+    suffix = str(dtype).removeprefix("torch.")
+    plain = [
+        Case(name=f"{shape} {suffix}", make=lambda device, shape=shape: make_inputs(shape, dtype, device))
+        for shape in shapes
+    ]
+    special = {"zeros": _zeros, "largest last": _largest_last, "strided": _strided, "transposed": _transposed}
+    return plain + [
+        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
+        for name, make in special.items()
+    ]
+
+
+CASES = [case for dtype in DTYPES for case in _cases(dtype)]

@@ -1,0 +1,15 @@
+"""Quantisation with one scale in PyTorch: the CPU path, the fake op, what export traces and what tests compare with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels.float8 import quantized
+
+
+def reference(x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+    """In float32; of a float64 tensor the values before rounding."""
+    flat = x_BLD.to(torch.promote_types(x_BLD.dtype, torch.float32)).reshape(-1)
+    values, scale_1 = quantized(flat)
+    return values.view(x_BLD.shape), scale_1

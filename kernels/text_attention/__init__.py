@@ -1,0 +1,88 @@
+"""Text attention: the text cross-attention of a block, with keys that may stand for several equal ones.
+
+    out[b, l, h] = sum over s of p[s] * v[b, h, s],  p = softmax(rms(q[b, l])_h . k[b, h] / sqrt(K) + bias[b])
+
+The text of a prompt is padded with zeros up to the model's length, so all padding keys are one key: n real ones and
+``log(padding)`` as the bias of the next give what all keys give. A bias of minus infinity leaves a key out, so that
+branches with texts of different lengths share one call.
+
+q_BLD: projected queries, float32, float16 or bfloat16, not yet normalised, D = H * K. Any view with contiguous channels
+is read in place, others are copied. norm_weight_D: weight of the RMSNorm over the full width, in the dtype of q or
+float32. k_BHSK, v_BHSK: keys (normalised) and values, in the dtype of q, S >= 1, K <= 256; views of a projection are
+read in place. bias_BS: float32, at least one finite value in each row; None adds nothing.
+out_BLD: contiguous, dtype of q, before the output projection. Sums are float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from humo_rt.kernels import registry
+from humo_rt.kernels.text_attention.reference import reference
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+MAX_HEAD_DIM = 256
+
+
+def text_attention(
+    q_BLD: Tensor,
+    norm_weight_D: Tensor,
+    k_BHSK: Tensor,
+    v_BHSK: Tensor,
+    bias_BS: Tensor | None = None,
+    eps: float = 1e-6,
+) -> Tensor:
+    """The formula above. ``ValueError`` names the argument that does not fit."""
+    _check_shapes(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS)
+    if q_BLD.dtype not in DTYPES or not k_BHSK.dtype == v_BHSK.dtype == q_BLD.dtype:
+        raise ValueError(
+            f"queries are {q_BLD.dtype}, keys {k_BHSK.dtype}, values {v_BHSK.dtype}: use float32, float16 or bfloat16 "
+            "for all"
+        )
+    if norm_weight_D.dtype not in (torch.float32, q_BLD.dtype):
+        raise ValueError(f"norm weight is {norm_weight_D.dtype}: use float32 or {q_BLD.dtype} as the queries")
+    if bias_BS is not None and bias_BS.dtype != torch.float32:
+        raise ValueError(f"bias is {bias_BS.dtype}: use float32")
+    for name, tensor in {"norm weight": norm_weight_D, "keys": k_BHSK, "values": v_BHSK, "bias": bias_BS}.items():
+        if tensor is not None and tensor.device != q_BLD.device:
+            raise ValueError(f"{name} on {tensor.device}, queries on {q_BLD.device}: use one device")
+    if registry.exporting():
+        return reference(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
+    return _text_attention(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
+
+
+def _check_shapes(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS) -> None:
+    if q_BLD.ndim != 3 or q_BLD.numel() == 0:
+        raise ValueError(f"queries {tuple(q_BLD.shape)} are not (B, L, D) with every axis at least one")
+    if k_BHSK.ndim != 4 or k_BHSK.numel() == 0:
+        raise ValueError(f"keys {tuple(k_BHSK.shape)} are not (B, H, S, K) with every axis at least one")
+    (batch, _, width), (_, heads, keys, head_dim) = q_BLD.shape, k_BHSK.shape
+    if k_BHSK.shape[0] != batch or heads * head_dim != width:
+        raise ValueError(
+            f"keys {tuple(k_BHSK.shape)} do not fit queries {tuple(q_BLD.shape)}: the same batch and heads * head_dim "
+            "channels are needed"
+        )
+    if head_dim > MAX_HEAD_DIM:
+        raise ValueError(f"heads of {head_dim} channels are above {MAX_HEAD_DIM}: use narrower ones")
+    expected = {
+        "norm weight": (norm_weight_D, (width,)),
+        "values": (v_BHSK, tuple(k_BHSK.shape)),
+        "bias": (bias_BS, (batch, keys)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} {tuple(tensor.shape)} does not fit keys {tuple(k_BHSK.shape)}: give {shape}")
+
+
+@torch.library.custom_op("humo_rt::text_attention", mutates_args=())
+def _text_attention(
+    q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias_BS: Tensor | None, eps: float
+) -> Tensor:
+    run = registry.select("text_attention", q_BLD.device)
+    return run(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
+
+
+@_text_attention.register_fake
+def _fake(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps):
+    return torch.empty(q_BLD.shape, dtype=q_BLD.dtype, device=q_BLD.device)

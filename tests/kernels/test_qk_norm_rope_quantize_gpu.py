@@ -1,0 +1,61 @@
+"""Norm, rotation and quantisation of q and k on a GPU: backends, streams, captured graphs, compiled callers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from humo_rt.kernels import registry
+from humo_rt.kernels.qk_norm_rope_quantize import qk_norm_rope_quantize
+from humo_rt.kernels.qk_norm_rope_quantize.cases import WORKLOADS, make_inputs
+from humo_rt.kernels.testing import Case, check, deviation
+from tests.kernels import op_checks
+
+pytestmark = pytest.mark.gpu
+
+OP = "qk_norm_rope_quantize"
+CUDA = torch.device("cuda")
+BACKENDS = ("triton",)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    """Each backend in turn. A GPU machine has them all: a missing one fails."""
+    with registry.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def inputs():
+    return make_inputs((3, 63, 4, 64), torch.bfloat16, CUDA)
+
+
+def test_cases(backend):
+    check(OP, backend, CUDA)
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_real_shapes(backend, workload):
+    case = Case(name=workload, make=lambda device: make_inputs(WORKLOADS[workload], torch.bfloat16, device))
+    found = deviation(OP, qk_norm_rope_quantize, case, CUDA)
+    assert found.accepted, found
+
+
+def test_opcheck(backend, inputs):
+    torch.library.opcheck(torch.ops.humo_rt.qk_norm_rope_quantize.default, inputs)
+
+
+def test_compiles_into_one_graph(backend, inputs):
+    op_checks.assert_compiles(qk_norm_rope_quantize, inputs)
+
+
+def test_a_captured_graph_reads_its_inputs_anew(backend, inputs):
+    op_checks.assert_a_captured_graph_reads_its_inputs_anew(qk_norm_rope_quantize, inputs)
+
+
+def test_runs_on_the_current_stream(backend, inputs):
+    op_checks.assert_runs_on_the_current_stream(qk_norm_rope_quantize, inputs)
+
+
+def test_the_fastest_available_backend_is_chosen():
+    assert registry.select(OP, CUDA) is registry.implementation(OP, BACKENDS[0])

@@ -1,0 +1,127 @@
+"""Attention in float8 on the CPU, through a module that stands for cuDNN's: scales, layouts, plans, refusals."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from humo_rt.kernels.quantize_tensor import quantize_tensor
+from humo_rt.runtime import attention_backends, float8_attention
+from humo_rt.runtime.attention_backends import CUDNN_FP8, choose, unavailable
+from tests.runtime import fake_cudnn
+from tests.runtime.test_attention_backends import make_qkv
+
+BF16 = torch.bfloat16
+CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered():
+    caches = (
+        float8_attention.frontend,
+        float8_attention._handle,
+        float8_attention._graph,
+        attention_backends._missing,
+        attention_backends._say_unused,
+    )
+    for remembered in caches:
+        remembered.cache_clear()
+    yield
+    for remembered in caches:
+        remembered.cache_clear()
+
+
+@pytest.fixture
+def cudnn(monkeypatch):
+    return fake_cudnn.install(monkeypatch)
+
+
+def as_slice(x: Tensor) -> Tensor:
+    """The same values with others beside them in memory."""
+    wide = torch.zeros(*x.shape[:2], 2 * x.shape[2], x.shape[3]).to(x.dtype)
+    wide[:, :, : x.shape[2]] = x
+    return wide[:, :, : x.shape[2]]
+
+
+class TestArithmetic:
+    @pytest.mark.parametrize("size", [0.01, 1.0, 50.0])
+    def test_it_is_attention_up_to_e4m3(self, cudnn, size):
+        q, k, v = make_qkv(tokens=64, head_dim=16, dtype=torch.float32)
+        v = v * size
+        result = float8_attention.float8_attention(q, k, v)
+        expected = F.scaled_dot_product_attention(q, k, v)
+        assert result.dtype == q.dtype
+        assert result.transpose(1, 2).is_contiguous()
+        assert (result - expected).norm() <= 0.06 * expected.norm()
+
+    def test_equal_values_do_not_saturate(self, cudnn):
+        q, k, v = make_qkv(tokens=64, head_dim=16, dtype=torch.float32)
+        v = torch.full_like(v, 3.3)
+        torch.testing.assert_close(float8_attention.float8_attention(q, k, v), v, rtol=1 / 8, atol=0)
+
+    def test_quantised_inputs_in_any_layout(self, cudnn):
+        parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in make_qkv(head_dim=16, dtype=torch.float32)]
+        dense = [(x.unflatten(2, (3, 16)), scale) for x, scale in parts]
+        strided = [(as_slice(x), scale) for x, scale in dense]
+        for a, b in zip(
+            float8_attention.attend_quantized(*dense), float8_attention.attend_quantized(*strided), strict=True
+        ):
+            assert torch.equal(a.float(), b.float())
+
+    def test_rows_of_the_result_have_its_scale(self):
+        values = torch.randn(2, 3, 4, 8).to(torch.float8_e4m3fn)
+        rows = float8_attention.as_rows(values, torch.tensor([0.25]))
+        assert rows.values.shape == (2, 3, 32)
+        assert torch.equal(rows.dequantized(torch.float32), values.float().flatten(2) / 4)
+        assert rows.scale.is_contiguous()
+
+
+class TestPlans:
+    def test_one_plan_for_each_shape(self, cudnn):
+        for tokens in (4, 4, 8, 4):
+            qkv = make_qkv(tokens=tokens, head_dim=16, dtype=torch.float32)
+            float8_attention.float8_attention(*qkv)
+        assert [graph.runs for graph in fake_cudnn.FakeGraph.built] == [3, 1]
+
+    def test_traces_without_the_package(self):
+        q, scale = torch.empty(2, 5, 3, 16, dtype=torch.float8_e4m3fn, device="meta"), torch.empty(1, device="meta")
+        out, out_scale = float8_attention.attend_quantized((q, scale), (q, scale), (q, scale))
+        assert (out.shape, out.dtype, out_scale.shape) == (q.shape, q.dtype, (1,))
+
+
+class TestChoice:
+    def test_a_missing_package_comes_with_the_line_that_installs_it(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "cudnn", None)
+        with pytest.raises(RuntimeError) as caught:
+            choose(CUDNN_FP8, CARD, BF16, 128)
+        assert str(caught.value) == f"attention_backend 'cudnn-fp8' is not installed: {float8_attention.INSTALL}"
+
+    @pytest.mark.parametrize(
+        ("device", "dtype", "head_dim", "message"),
+        [
+            (CPU, BF16, 128, "needs an NVIDIA GPU, not cpu"),
+            (CARD, torch.float32, 128, "takes bfloat16, float16, not float32"),
+            (CARD, BF16, 72, "multiple of 16 up to 256, not 72"),
+        ],
+    )
+    def test_what_it_does_not_take(self, device, dtype, head_dim, message):
+        with pytest.raises(ValueError, match=f"attention_backend 'cudnn-fp8' .*{message}"):
+            choose(CUDNN_FP8, device, dtype, head_dim)
+
+    def test_a_card_without_it(self, cudnn, monkeypatch):
+        def refuse(*_):
+            raise RuntimeError("sdpa fp8 forward operation is only supported on Hopper")
+
+        monkeypatch.setattr(attention_backends, "_try", refuse)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Test Card")
+        expected = "does not work on Test Card: sdpa fp8 forward operation is only supported on Hopper"
+        assert unavailable(CUDNN_FP8, CARD, BF16, 128) == expected
+
+    def test_auto_takes_it_where_the_rest_is_lossy_and_only_there(self, cudnn, monkeypatch):
+        monkeypatch.setattr(attention_backends, "_try", lambda *_: None)
+        assert choose("auto", CARD, BF16, 128) != CUDNN_FP8
+        assert choose("auto", CARD, BF16, 128, lossy=True) == CUDNN_FP8
