@@ -43,6 +43,7 @@ def test_the_whole_report(tmp_path) -> None:
         assert variant["step_p90"] >= variant["step_p50"] > variant["branch_forward"] > 0
         assert variant["second_call"]["text"] < variant["seconds"]["text"]
         assert "percent_of_floor" not in variant
+        assert "times_floor" not in variant
     assert report["floor"] is None
     assert set(report["ratio_to_baseline"]) == {"batched"}
     labels = ("cold start", "audio", "step p90", "branch forward", "second call", "real time x", "peak GiB", "TFLOP/s")
@@ -93,6 +94,22 @@ def test_a_floor_uses_the_kernel_it_is_given(benchmark_module) -> None:
     assert measured["tokens"] == 18
     assert measured["total"] == pytest.approx(measured["attention"] + measured["linear"])
     assert measured["linear"] > 0
+
+
+def test_time_and_floor_are_of_one_branch_each(benchmark_module) -> None:
+    """Steps of three branches, 2.4 s each, against 0.6 s: 4/3 of the floor."""
+    from humo_rt.runtime.trace import Trace
+
+    latency = benchmark_module("latency")
+    trace = Trace(stages={}, steps=(2.4, 2.4, 2.4), branches=(3, 3, 3), peak_memory=None)
+    settings = {"num_frames": 97, "height": 480, "width": 832, "image": ["one"]}
+    variants = {"batched": {"branch_forward": trace.branch_forward, "settings": settings}}
+    floor = latency.median_floor([{"tokens": 40_560, "total": total} for total in (590.0, 600.0, 1800.0)])
+    latency.add_rates(HUMO_1_7B.dit, variants, floor)
+    assert latency.branch_shape(settings) == (1, 16, 26, 60, 104)
+    assert variants["batched"]["times_floor"] == pytest.approx(trace.step_p50 / (3 * 0.6))
+    assert variants["batched"]["percent_of_floor"] == pytest.approx(75)
+    assert variants["batched"]["tflops"] == pytest.approx(416 / 0.8, rel=0.01)
 
 
 def test_bars_are_as_long_as_their_numbers(benchmark_module, tmp_path) -> None:
