@@ -29,7 +29,7 @@ class AudioAttentionNode(nn.Module):
         super().__init__()
         self.q, self.norm_q, self.o = attention.q, attention.norm_q, attention.o
 
-    def forward(self, x_BQD: Tensor, audio: KeyValue) -> Tensor:
+    def forward(self, x_BQD: Tensor, audio: KeyValue, face_weight_BQ1: Tensor | None = None) -> Tensor:
         q_BQD = self.q(x_BQD)
         inputs = (q_BQD, self.norm_q.weight.float(), audio.k.unsqueeze(0), audio.v.unsqueeze(0))
         heard_BQD = torch.onnx.ops.symbolic(
@@ -40,7 +40,8 @@ class AudioAttentionNode(nn.Module):
             shape=q_BQD.shape,
             version=VERSION,
         )
-        return self.o(heard_BQD)
+        added_BQD = self.o(heard_BQD)
+        return added_BQD if face_weight_BQ1 is None else face_weight_BQ1 * added_BQD
 
 
 @contextmanager
