@@ -8,7 +8,8 @@
 //
 // A block stays on its processor and takes every n-th tile. One warp copies the steps of its tiles, in order, into a ring
 // of stages; two warp groups take the tiles in turn, so that one adds bias and residual and writes its tile while the other
-// keeps the matrix unit busy.
+// keeps the matrix unit busy. A group starts on its tile once the other has seen all of its own steps arrive: a barrier
+// tells by a parity whether a step is there, so whoever waits must be the next to take one.
 
 #include "causal_conv/causal_conv.h"
 
@@ -171,14 +172,17 @@ __device__ __forceinline__ void finish(const float (&total)[4][48], const Plan& 
   }
 }
 
-// Every second tile of this block, from the ring.
+// Every second tile of this block, from the ring. `turns`: a barrier for each group, which the other one passes.
 template <typename T, int kTaps, int kStages>
-__device__ __forceinline__ void consume(const Plan& plan, uint32_t stages, uint32_t full, uint32_t empty, int group,
-                                        const T* bias, const T* residual, T* out) {
+__device__ __forceinline__ void consume(const Plan& plan, uint32_t stages, uint32_t full, uint32_t empty, uint32_t turns,
+                                        int group, const T* bias, const T* residual, T* out) {
   const bool speaks = threadIdx.x % 32 == 0;  // for its warp
   float total[4][48];
   uint32_t begin = group * plan.steps;
+  uint32_t turn = group == 0 ? 1 : 0;  // the first group's first turn needs no one
   for (int tile = blockIdx.x + group * gridDim.x; tile < plan.tiles; tile += 2 * gridDim.x, begin += 2 * plan.steps) {
+    barrier_wait(turns + group * 8, turn);
+    turn ^= 1;
     for (int step = 0; step < plan.steps; ++step) {
       const uint32_t stage = (begin + step) % kStages, parity = (begin + step) / kStages & 1;
       barrier_wait(full + stage * 8, parity);
@@ -192,6 +196,7 @@ __device__ __forceinline__ void consume(const Plan& plan, uint32_t stages, uint3
       products_wait<1>();
       if (speaks && step > 0) barrier_arrive(empty + (begin + step - 1) % kStages * 8);
     }
+    if (speaks) barrier_arrive(turns + (1 - group) * 8);
     products_wait<0>();
 #pragma unroll
     for (int i = 0; i < 4 * 48; ++i) pin(total[i / 48][i % 48]);
@@ -210,14 +215,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 #if HUMO_RT_HOPPER
   constexpr int kStages = stage_count(kTaps);
   extern __shared__ uint8_t memory[];
-  __shared__ alignas(8) uint64_t barriers[2 * kStages];
+  __shared__ alignas(8) uint64_t barriers[2 * kStages + 2];
   const uint32_t stages = (shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
-  const uint32_t full = shared_address(barriers), empty = full + kStages * 8;
+  const uint32_t full = shared_address(barriers), empty = full + kStages * 8, turns = empty + kStages * 8;
   if (threadIdx.x == 0) {
     for (int i = 0; i < kStages; ++i) {
       barrier_init(full + i * 8, 1);
       barrier_init(empty + i * 8, kGroup / 32);
     }
+    for (int i = 0; i < 2; ++i) barrier_init(turns + i * 8, kGroup / 32);
     barrier_init_fence();
     prefetch_map(&x_map);
     prefetch_map(&weight_map);
@@ -229,7 +235,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 2 * kGroup) produce<kTaps, kStages>(x_map, weight_map, plan, stages, full, empty);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
-    consume<T, kTaps, kStages>(plan, stages, full, empty, group, bias, residual, out);
+    consume<T, kTaps, kStages>(plan, stages, full, empty, turns, group, bias, residual, out);
   }
 #endif
 }

@@ -53,6 +53,16 @@ def test_offsets_beyond_32_bits(backend):
 
 
 @pytest.mark.parametrize("shared_columns", [False, True])
+def test_many_tiles_for_each_processor(shared_columns):
+    """768 tiles of more steps than a ring has stages: both groups of a block take several, each in its turn."""
+    shape = Shape(8, 62, 126, 64, 288)
+    case = Case(name="768 tiles", make=lambda device: make_inputs(shape, torch.bfloat16, device))
+    run = functools.partial(registry.implementation("causal_conv", "cuda"), shared_columns=shared_columns)
+    found = deviation("causal_conv", run, case, CUDA)
+    assert found.accepted, found
+
+
+@pytest.mark.parametrize("shared_columns", [False, True])
 def test_taps_alone_and_three_on_one_tile(shared_columns):
     run = functools.partial(registry.implementation("causal_conv", "cuda"), shared_columns=shared_columns)
     wrong = [found for case in CASES if not (found := deviation("causal_conv", run, case, CUDA)).accepted]
