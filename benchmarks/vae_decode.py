@@ -7,7 +7,8 @@ grow as they do not in a trained decoder: two decoders in bfloat16 that both com
 diffusers in bfloat16 differs from float32. So the measure of a variant is its own distance to float32.
 Every variant runs in a process of its own, so that one that fails or hangs stops no other; each first times every
 distinct convolution of the decoder alone against cuDNN's result, then decodes the whole video and is compared with
-diffusers in bfloat16 and in float32. Prints tables, then one line of JSON.
+diffusers in bfloat16 and in float32. Names each run before it starts, so that one that hangs is known; then prints
+tables and one line of JSON.
 """
 
 from __future__ import annotations
@@ -80,17 +81,23 @@ def parse_arguments() -> argparse.Namespace:
 
 def in_own_process(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The report of one variant, or what it died of."""
+    announce(f"{name}, stopped after {SECONDS} s")
     found = folder / f"{name.replace(' ', '_')}.json"
     size = ["--height", args.height, "--width", args.width, "--num-frames", args.num_frames, "--pieces", *args.pieces]
     command = [sys.executable, __file__, "--only", name, "--folder", folder, "--json", found, *size]
     command += ["--profile"] if args.profile else []
     try:
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run([*map(str, command)], stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False)
         failure = {"error": done.stderr.strip()[-600:]} if done.returncode else {}
     except subprocess.TimeoutExpired:
         failure = {"error": f"not done after {SECONDS} s"}
     report = json.loads(found.read_text()) if found.exists() else {"variant": name}
     return report | failure
+
+
+def announce(what: str) -> None:
+    """On the terminal at once: the next thing may never return."""
+    print(f"... {what}", flush=True)
 
 
 @torch.no_grad()
@@ -122,11 +129,12 @@ def run_variant(name: str, args: argparse.Namespace) -> dict[str, Any]:
     if name != "plain":
         convolve = VARIANTS[name]()
         report["layers"] = []
-        for layer in measure_layers(convolve, latents, args.pieces[0]):
+        for layer in measure_layers(name, convolve, latents, args.pieces[0]):
             report["layers"].append(layer)
             args.json.write_text(json.dumps(report))  # what is known should the next one crash
         use_channels_last(vae, convolve=convolve)
         pieces = args.pieces
+    announce(f"{name}: the whole video in pieces of {pieces[0]}")
     video = torch.cat(list(vae.decode_chunks(latents, pieces[0])), dim=2)
     for precision in ("bfloat16", "float32"):
         report[f"decibels_to_{precision}"] = decibels(video, torch.load(args.folder / f"{precision}.pt"))
@@ -151,7 +159,7 @@ def make_latents(args: argparse.Namespace) -> Tensor:
     return torch.randn(shape, generator=torch.Generator(CUDA).manual_seed(0), device=CUDA)
 
 
-def measure_layers(convolve: Convolve, latents: Tensor, piece: int) -> Iterator[dict[str, Any]]:
+def measure_layers(variant: str, convolve: Convolve, latents: Tensor, piece: int) -> Iterator[dict[str, Any]]:
     """Time and error of every distinct convolution of one piece of ``piece`` latent frames."""
     generator = torch.Generator(CUDA).manual_seed(0)
     for (x_shape, w_shape, added), count in distinct_convolutions(latents, piece).items():
@@ -168,6 +176,7 @@ def measure_layers(convolve: Convolve, latents: Tensor, piece: int) -> Iterator[
             f"{w_shape[4]}-{w_shape[0]} {'x'.join(map(str, w_shape[1:4]))} of {out_shape[1]}x{x_shape[2]}x{x_shape[3]}"
         )
         row = {"layer": name + (" + residual" if added else ""), "count": count}
+        announce(f"{variant}: {row['layer']}")
         work = 2 * out_shape[1] * (x_shape[2] - 2) * (x_shape[3] - 2) * weight.numel()
         expected = cudnn(x, weight, bias, residual).float()
         run = functools.partial(convolve, x, weight, bias, residual)

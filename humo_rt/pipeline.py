@@ -22,7 +22,6 @@ from humo_rt.conditions.text import TextConditioner
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
 from humo_rt.media import Sound, VideoWriter, mix, read_audio, read_image, read_sound
 from humo_rt.model.dit import HumoDiT
-from humo_rt.model.vae import VideoVAE
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
@@ -65,7 +64,7 @@ class Pipeline:
         self.shipped_grey = components.zero_vae
         weight = self.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
         self.device, self.dtype = weight.device, weight.dtype
-        self.vae = _decoding_fast(components.vae, self.device)
+        self.vae = components.vae
         self.dit_engine, self.precision = dit_engine, precision
         _check_precision(precision, dit_engine, self.device, self.dtype, self.config.dit)
         self.attention_backend = _attention(
@@ -437,15 +436,6 @@ def _read_sounds(request: GenerationRequest, clock: StageClock) -> list[Sound]:
         return []
     with clock.stage("audio"):
         return [read_sound(audio) for audio in request.audios]
-
-
-def _decoding_fast(vae: VideoVAE, device: torch.device) -> VideoVAE:
-    """``vae``, in channels-last memory where that is known to pay: the same frames but for rounding."""
-    if device.type != "cuda":
-        return vae
-    from humo_rt.runtime.channels_last_vae import use_channels_last, worthwhile
-
-    return use_channels_last(vae) if worthwhile(vae) else vae
 
 
 def _require_finite(values: Tensor, what: str) -> None:

@@ -2,7 +2,8 @@
 
 ``use_channels_last`` changes a ``VideoVAE`` in place and ``use_plain`` changes it back. The same function of the same
 parameters: only the order of additions differs, and values are rounded less often. For inference: the kernels have no
-backward pass, and whoever trains keeps the plain decoder.
+backward pass, and whoever trains keeps the plain decoder. Nothing in the runtime chooses it: until a GPU has shown what
+it gains (``benchmarks/vae_decode.py``) only tests and that benchmark do.
 
 Activations lie as (N, T, Y, X, C), each frame inside a border of zeros one pixel wide. The pass that makes the input of
 a causal convolution writes it behind the two frames remembered from the piece before, so the convolution reads nothing
@@ -30,7 +31,6 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import Tensor, nn
 
 from humo_rt.config import TEMPORAL_STRIDE, VAEConfig
-from humo_rt.kernels import registry
 from humo_rt.kernels.causal_conv import CHANNEL_MULTIPLE, causal_conv
 from humo_rt.kernels.rms_silu import rms_silu
 from humo_rt.model.vae import VideoVAE, unfold_pixels
@@ -147,15 +147,6 @@ def use_channels_last(vae: VideoVAE, *, convolve: Convolve = causal_conv) -> Vid
     vae.__class__ = ChannelsLastVAE
     vae.convolve = convolve
     return vae
-
-
-def worthwhile(vae: VideoVAE) -> bool:
-    """Whether the kernels are known to pay here: half precision on Hopper, the only family they were measured on."""
-    weight = next(vae.parameters())
-    if weight.device.type != "cuda" or weight.dtype not in (torch.float16, torch.bfloat16):
-        return False
-    hopper = torch.cuda.get_device_capability(weight.device)[0] == 9
-    return hopper and unsuited(vae.config) is None and registry.unavailable("rms_silu", "triton") is None
 
 
 def use_plain(vae: VideoVAE) -> VideoVAE:

@@ -7,7 +7,7 @@ import torch
 
 from humo_rt.config import VAEConfig, preset
 from humo_rt.model.vae import VideoVAE
-from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, unsuited, use_channels_last, use_plain, worthwhile
+from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, unsuited, use_channels_last, use_plain
 from tests.golden_data import case, case_ids, load_group, load_json, recipe_input, recipe_weights
 
 ATOL = 2e-5
@@ -81,10 +81,6 @@ def test_folded_pixels_and_shortcuts_around_resolutions():
     use_channels_last(vae)
     for chunk in (None, 1, 2):
         torch.testing.assert_close(vae.decode(latents, chunk=chunk), plain, atol=ATOL, rtol=0)
-
-
-def test_it_is_not_used_where_it_was_not_measured(vae):
-    assert not worthwhile(vae)
 
 
 def test_published_decoders_are_covered_and_others_say_why_not():
