@@ -27,6 +27,8 @@ OPS = (
     "adaln_modulate_quantize",
     "gate_residual_norm",
     "gate_residual_norm_quantize",
+    "gather_norm",
+    "scatter_residual_norm",
     "gelu_quantize",
     "quantize_rows",
     "quantize_tensor",

@@ -10,12 +10,12 @@ from humo_rt.kernels.testing import Case
 
 WORKLOADS = plain.WORKLOADS
 
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float]
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, Tensor | None, Tensor | None]
 
 
 def make_inputs(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, **kinds: bool) -> Inputs:
     """As of ``gate_residual_norm``, without the result's dtype."""
-    return plain.make_inputs(shape, dtype, device, **kinds)[:-1]
+    return _without_dtype(plain.make_inputs(shape, dtype, device, **kinds))
 
 
 def bytes_moved(residual_BLD: Tensor, y_BLD: Tensor, *rest: object) -> int:
@@ -25,8 +25,12 @@ def bytes_moved(residual_BLD: Tensor, y_BLD: Tensor, *rest: object) -> int:
     return 2 * residual_BLD.nbytes + y_BLD.nbytes + vectors + residual_BLD.numel() + 4 * rows
 
 
-def _without_dtype(case: Case) -> Case:
-    return Case(name=case.name, make=lambda device: case.make(device)[:-1])
+def _without_dtype(inputs: plain.Inputs) -> Inputs:
+    return tuple(each for each in inputs if not isinstance(each, torch.dtype))
 
 
-CASES = [_without_dtype(case) for case in plain.CASES]
+def _quantising(case: Case) -> Case:
+    return Case(name=case.name, make=lambda device: _without_dtype(case.make(device)))
+
+
+CASES = [_quantising(case) for case in plain.CASES]

@@ -17,8 +17,11 @@ def reference(
     scale: Tensor,
     modulated: bool,
     eps: float,
+    times_BL: Tensor | None = None,
+    bias_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """In float32; of a float64 stream the values before rounding."""
     wide = torch.promote_types(residual_BLD.dtype, torch.float32)
-    total_BLD, normed_BLD = gated_residual_norm(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, wide)
+    inputs = (residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps)
+    total_BLD, normed_BLD = gated_residual_norm(*inputs, wide, times_BL, bias_D)
     return total_BLD, *quantized(normed_BLD)

@@ -1,7 +1,8 @@
-"""What is asked of every op alike, on the CPU and on a GPU."""
+"""What is asked of every op alike, on the CPU and on a GPU. Each run has inputs of its own: an op may change them."""
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -30,6 +31,11 @@ def enlarged(x: Tensor) -> Tensor:
     return (x.float() * 1.1).to(x.dtype) if x.dtype == torch.float8_e4m3fn else x * 1.001
 
 
+def run_anew(op: Callable[..., Any], inputs: tuple[object, ...]) -> Any:
+    """The op on copies that lie in memory as ``inputs`` do."""
+    return op(*copy.deepcopy(inputs))
+
+
 def assert_equal(actual: Any, expected: Any) -> None:
     """Every result the same to the bit."""
     assert all(torch.equal(widened(a), widened(b)) for a, b in zip(results(actual), results(expected), strict=True))
@@ -56,31 +62,31 @@ def assert_compiles(op: Callable[..., Any], inputs: tuple[object, ...], **knobs:
         graphs.append(graph)
         return graph
 
-    torch.compile(caller, fullgraph=True, backend=record)(*inputs)
+    run_anew(torch.compile(caller, fullgraph=True, backend=record), inputs)
     assert [node for node in graphs[0].graph.nodes if str(node.target).startswith("humo_rt.")]
     compiled = torch.compile(caller, fullgraph=True, **knobs)
-    assert_equal(compiled(*inputs), caller(*inputs))
+    assert_equal(run_anew(compiled, inputs), run_anew(caller, inputs))
 
 
 def assert_exports_as_plain_operators(op: Callable[..., Any], inputs: tuple[object, ...]) -> None:
     """Tensors are the inputs of the exported graph, everything else is part of it."""
-    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    tensors = tuple(x for x in inputs if isinstance(x, Tensor))
 
     class Model(torch.nn.Module):
         def forward(self, *given: Tensor) -> Any:
             remaining = iter(given)
             return op(*(next(remaining) if isinstance(x, Tensor) else x for x in inputs))
 
-    program = torch.export.export(Model(), tuple(tensors))
+    program = torch.export.export(Model(), tensors)
     targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert targets
     assert not [target for target in targets if "humo_rt" in target]
-    assert_equal(program.module()(*tensors), op(*inputs))
+    assert_equal(run_anew(program.module(), tensors), run_anew(op, inputs))
 
 
 def assert_a_captured_graph_reads_its_inputs_anew(op: Callable[..., Any], inputs: tuple[object, ...]) -> None:
     """Captured with the first input halved, replayed with the true one."""
-    expected = op(*inputs)
+    expected = run_anew(op, inputs)
     first = inputs[0] / 2
     op(first, *inputs[1:])  # compiles outside the capture
     torch.cuda.synchronize()
@@ -93,7 +99,7 @@ def assert_a_captured_graph_reads_its_inputs_anew(op: Callable[..., Any], inputs
 
 
 def assert_runs_on_the_current_stream(op: Callable[..., Any], inputs: tuple[object, ...]) -> None:
-    expected = op(*inputs)
+    expected = run_anew(op, inputs)
     torch.cuda.synchronize()
     late = torch.zeros_like(inputs[0])
     stream = torch.cuda.Stream()
