@@ -112,7 +112,7 @@ def measure(name: str, args: argparse.Namespace, device: torch.device) -> Iterat
         return x if audio is None else block.audio_cross_attn_wrapper.add_to(x, audio, faces)
 
     def fused(audio: KeyValue | None, faces: Tensor | FaceTokens | None, x: Tensor = x_BQD) -> Tensor:
-        return hear_fused(block, x, y_BQD, audio, faces, shift_B1D, scale_B1D)
+        return block._heard(x, y_BQD, audio, faces, shift_B1D, scale_B1D)[0]
 
     for kind, run in (("eager", eager), ("fused", fused)):
         if kind == "fused":
@@ -159,25 +159,6 @@ def measure_moves(name: str, x_BQD: Tensor, runs: int) -> Iterator[dict[str, Any
             yield row | {"failure": str(error).splitlines()[0]}
             continue
         yield row | {"median": median, "gb_per_second": 2 * rows_BMD.nbytes / median / 1e6}
-
-
-def hear_fused(
-    block: FusedBlock,
-    x: Tensor,
-    y: Tensor,
-    audio: KeyValue | None,
-    faces: Tensor | FaceTokens | None,
-    shift: Tensor,
-    scale: Tensor,
-) -> Tensor:
-    """The part of ``FusedBlock.forward`` from the result ``y`` of text attention to the norm of the feed-forward."""
-    if audio is not None and not isinstance(faces, tuple):
-        x, normed = block._before_audio(x, y)
-        y = block._audio_attention(normed, audio, faces)
-    x, normed = block._before_feed_forward(x, y, shift, scale)
-    if audio is not None and isinstance(faces, tuple):
-        block._add_to_faces(x, normed, audio, faces, shift, scale)
-    return x
 
 
 def measure_case(case: Row, run: Callable[..., Tensor], block: Any, x_BQD: Tensor, runs: int) -> dict[str, Any]:

@@ -6,7 +6,8 @@ the kernels have no backward pass.
 Beside attention and matrix products a block moves, per token and unit of width: four times gate, residual and norm (12
 bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out), once the norm and
 rotation of q and k (8 bytes), the queries of text twice and of audio once, and what those two attentions return (10
-bytes): 66 bytes in all.
+bytes): 66 bytes in all. Where audio is for the tokens of faces alone, one of the four norms is theirs alone: they are
+fetched into it (6 bytes) and go back into stream and norm in place (12 bytes), and the others move 50 bytes.
 
 Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
@@ -24,16 +25,26 @@ from torch import Tensor, nn
 from humo_rt.kernels.adaln_modulate import adaln_modulate
 from humo_rt.kernels.audio_face_attention import audio_face_attention
 from humo_rt.kernels.gate_residual_norm import gate_residual_norm
+from humo_rt.kernels.gather_norm import gather_norm
 from humo_rt.kernels.qk_norm_rope import qk_norm_rope
+from humo_rt.kernels.scatter_residual_norm import scatter_residual_norm
 from humo_rt.kernels.text_attention import text_attention
 from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
 from humo_rt.model.block import Block
 from humo_rt.model.dit import Head, HumoDiT
-from humo_rt.model.face_tokens import FaceTokens
+from humo_rt.model.face_tokens import FaceTokens, TokenGroup
 
 # Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
 KEY_STEP = 64
 _HALF = (torch.bfloat16, torch.float16)
+
+
+class Heard(NamedTuple):
+    """What audio adds to each token: ``y + times * bias``, because a face weighs the output's bias, too."""
+
+    y_BQD: Tensor
+    times_BQ: Tensor | None
+    bias_D: Tensor | None
 
 
 class Carried(NamedTuple):
@@ -78,15 +89,35 @@ class FusedBlock(Block):
         if rows_B is not None:
             x, normed, modulation, time = (each.index_select(0, rows_B) for each in (x, normed, modulation, time))
         y = self._text_attention(normed, text)
-        if audio is not None and not isinstance(faces, tuple):
-            x, normed = self._before_audio(x, y)
-            y = self._audio_attention(normed, audio, faces)
         shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
-        x, normed = self._before_feed_forward(x, y, shift, scale)
-        if audio is not None and isinstance(faces, tuple):
-            self._add_to_faces(x, normed, audio, faces, shift, scale)
+        x, normed = self._heard(x, y, audio, faces, shift, scale)
         y = self._feed_forward(normed)
         return self._left(x, y, gate, time), x
+
+    def _heard(
+        self,
+        x_BQD: Tensor,
+        y_BQD: Tensor,
+        audio: Tensor | KeyValue | None,
+        faces: Tensor | FaceTokens | None,
+        shift_B1D: Tensor,
+        scale_B1D: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """From what text attention adds to the stream after audio, and the norm for the feed-forward."""
+        norm = (shift_B1D, scale_B1D, True, self.norm2.eps, self.ffn[0])
+        if audio is None:
+            return self._add_and_norm(x_BQD, y_BQD, None, *norm)
+        if isinstance(faces, tuple):
+            # The others have their norm then: they go from text to feed-forward in one pass, as without audio.
+            x, normed = self._add_and_norm(x_BQD, y_BQD, None, *norm)
+            for group in faces:
+                self._add_to_faces(x, normed, audio.of_frames(group.frames_F), group, shift_B1D, scale_B1D)
+            return x, normed
+        wrapper = self.audio_cross_attn_wrapper
+        affine, reader = _affine(wrapper.norm1_audio), wrapper.audio_cross_attn.q
+        x, normed = self._add_and_norm(x_BQD, y_BQD, None, *affine, reader)
+        heard, *weighed_bias = self._audio_attention(normed, audio, faces)
+        return self._add_and_norm(x, heard, None, *norm, *weighed_bias)
 
     def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
         x, modulation = x_UQD.float(), self._modulation(time_U6D)
@@ -120,9 +151,11 @@ class FusedBlock(Block):
         modulated: bool,
         eps: float,
         reader: nn.Linear,
+        times_BQ: Tensor | None = None,
+        bias_D: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         dtype = _matmul_dtype(reader)
-        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, dtype)
+        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, dtype, times_BQ, bias_D)
 
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D
@@ -151,51 +184,38 @@ class FusedBlock(Block):
         k, v = text.k.to(q.dtype), text.v.to(q.dtype)
         return attention.o(text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps))
 
-    def _before_audio(self, x_BQD: Tensor, y_BQD: Tensor) -> tuple[Tensor, Tensor]:
-        wrapper = self.audio_cross_attn_wrapper
-        norm, reader = wrapper.norm1_audio, wrapper.audio_cross_attn.q
-        return self._add_and_norm(x_BQD, y_BQD, None, *_affine(norm), reader)
-
-    def _audio_attention(
-        self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None = None
-    ) -> Tensor:
+    def _audio_attention(self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None) -> Heard:
         attention = self.audio_cross_attn_wrapper.audio_cross_attn
         if isinstance(audio, Tensor):
             audio = attention.project(audio)
         q = attention.q(normed_BQD)
-        k, v, weight = audio.k.to(q.dtype), audio.v.to(q.dtype), face_weight_BQ1
+        k, v = audio.k.to(q.dtype), audio.v.to(q.dtype)
+        weight_PBQ = None if face_weight_BQ1 is None else face_weight_BQ1.squeeze(-1)
         if k.ndim == 5:  # one speaker
-            k, v, weight = k[None], v[None], None if weight is None else weight[None]
-        by_token = None if weight is None else weight.squeeze(-1)
-        y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, by_token, attention.norm_q.eps))
-        times = len(k) if weight is None else weight.sum(0)  # that the bias counts
-        return y if weight is None and times == 1 else y + (times - 1) * attention.o.bias
+            k, v, weight_PBQ = k[None], v[None], None if weight_PBQ is None else weight_PBQ[None]
+        y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, weight_PBQ, attention.norm_q.eps))
+        if weight_PBQ is not None:
+            return Heard(y, weight_PBQ.sum(0) - 1, attention.o.bias)
+        if len(k) == 1:
+            return Heard(y, None, None)
+        return Heard(y, torch.full(y.shape[:2], len(k) - 1.0, device=y.device), attention.o.bias)
 
     def _add_to_faces(
         self,
         x_BQD: Tensor,
         normed_BQD: Tensor,
         audio: KeyValue,
-        faces: FaceTokens,
+        group: TokenGroup,
         shift_B1D: Tensor,
         scale_B1D: Tensor,
     ) -> None:
-        """Audio for the tokens of faces, in place: in the stream, and in its norm for the feed-forward.
-
-        The others have that norm already: they go from text to feed-forward in one pass, as without audio.
-        """
-        for group in faces:
-            inside = x_BQD.index_select(1, group.tokens_M)
-            normed = self.audio_cross_attn_wrapper.norm1_audio(inside)
-            heard = self._audio_attention(normed, audio.of_frames(group.frames_F), group.weight_BM1)
-            inside, normed = self._before_feed_forward(inside, heard, shift_B1D, scale_B1D)
-            x_BQD.index_copy_(1, group.tokens_M, inside)
-            normed_BQD.index_copy_(1, group.tokens_M, normed)
-
-    def _before_feed_forward(
-        self, x_BQD: Tensor, y_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        return self._add_and_norm(x_BQD, y_BQD, None, shift_B1D, scale_B1D, True, self.norm2.eps, self.ffn[0])
+        """Audio for the tokens of ``group``, in place: in the stream, and in its norm for the feed-forward."""
+        wrapper = self.audio_cross_attn_wrapper
+        norm, dtype = wrapper.norm1_audio, _matmul_dtype(wrapper.audio_cross_attn.q)
+        inside = gather_norm(x_BQD, group.tokens_M, norm.bias, norm.weight, norm.eps, dtype)
+        heard, *weighed_bias = self._audio_attention(inside, audio, group.weight_BM1)
+        modulated = (shift_B1D, scale_B1D, self.norm2.eps)
+        scatter_residual_norm(x_BQD, normed_BQD, heard, group.tokens_M, *modulated, *weighed_bias)
 
     def _feed_forward(self, normed_BQD: Tensor) -> Tensor:
         widen, _, narrow = self.ffn
@@ -304,6 +324,11 @@ def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, bool, float]:
 
 
 def _matmul_dtype(linear: nn.Linear) -> torch.dtype:
-    """What the product of ``linear`` is computed in, and so what its input may be rounded to."""
+    """What the product of ``linear`` is computed in, and so what its input may be rounded to.
+
+    A product in float8 rounds its input itself, once if that is float32.
+    """
+    if linear.weight.dtype.itemsize == 1:
+        return torch.float32
     device = linear.weight.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else linear.weight.dtype

@@ -66,17 +66,23 @@ def count(dit: HumoDiT) -> int:
 
 
 class TestArithmetic:
-    @pytest.mark.parametrize("case", ["audio", "no audio", "face mask", "cached context"])
+    @pytest.mark.parametrize("case", ["audio", "no audio", "face mask", "face tokens", "cached context"])
     def test_it_computes_with_rounded_weights_and_rows(self, config, case):
         dit, inputs = make_dit(config).bfloat16(), make_inputs(config)
         if case == "no audio":
             inputs["audio"] = None
         if case == "face mask":
             inputs["face_mask"] = torch.rand(3, 2, 6, 10, generator=torch.Generator().manual_seed(2))
+        if case == "face tokens":
+            inputs["face_mask"] = torch.zeros(3, 2, 6, 10)
+            inputs["face_mask"][..., :4, 2:5] = 0.5
         exact = forward(copy.deepcopy(dit).float(), inputs)
         expected = forward(rounded_model(dit), inputs)
         fuse_float8(dit, ())
-        if case == "cached context":
+        if case == "face tokens":
+            inputs["face_mask"] = dit.place_faces(inputs["face_mask"])
+            assert isinstance(inputs["face_mask"], tuple)
+        if case in ("cached context", "face tokens"):
             inputs["context"] = dit.project_context(inputs.pop("text_embeds"), inputs.pop("audio"))
         float8 = forward(dit, inputs)
         assert float8.dtype == torch.float32
