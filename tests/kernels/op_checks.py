@@ -10,10 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from humo_rt.kernels import registry
+
 ROOT = Path(__file__).parents[2]
+
+
+def written_backends(op: str) -> list[str]:
+    """Those that ``op`` is written for. A GPU machine has them all: a missing one fails."""
+    return [name for name in registry.BACKENDS if (ROOT / "kernels" / op / f"{name}_impl.py").exists()]
+
+
+def backends_of(op: str) -> pytest.MarkDecorator:
+    """For a test with ``backend``: each of them in turn."""
+    return pytest.mark.parametrize("backend", written_backends(op), indirect=True)
 
 
 def results(value: Any) -> tuple[Tensor, ...]:
@@ -85,15 +98,17 @@ def assert_exports_as_plain_operators(op: Callable[..., Any], inputs: tuple[obje
 
 
 def assert_a_captured_graph_reads_its_inputs_anew(op: Callable[..., Any], inputs: tuple[object, ...]) -> None:
-    """Captured with the first input halved, replayed with the true one."""
+    """Captured with every input halved, weights and masks too, replayed with the true ones."""
     expected = run_anew(op, inputs)
-    first = inputs[0] / 2
-    op(first, *inputs[1:])  # compiles outside the capture
+    given = [x / 2 if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+    op(*given)  # compiles outside the capture
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = op(first, *inputs[1:])
-    first.copy_(inputs[0])
+        captured = op(*given)
+    for x, true in zip(given, inputs, strict=True):
+        if isinstance(x, Tensor):
+            x.copy_(true)
     graph.replay()
     assert_equal(captured, expected)
 
