@@ -72,6 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dit-engine", help=".onnx or .engine file that runs instead of PyTorch's DiT")
     parser.add_argument("--attention-backend", choices=CHOICES, default=AUTO, help="default: the fastest here")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=[EXACT], help="several are compared")
+    parser.add_argument("--offload-encoders", action="store_true", help="keep them in host memory while denoising")
     parser.add_argument("--mode", choices=["T", "TI", "TA", "TIA"], default="TIA")
     parser.add_argument("--height", type=int)
     parser.add_argument("--width", type=int)
@@ -106,6 +107,7 @@ def load_pipelines(args: argparse.Namespace) -> tuple[dict[str, Pipeline], float
             device=args.device,
             dit_engine=args.dit_engine,
             attention_backend=args.attention_backend,
+            offload_encoders=args.offload_encoders,
             precision=precision,
         )
         load = time.perf_counter() - begin

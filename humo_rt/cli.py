@@ -91,6 +91,9 @@ def generate(
         str | None, typer.Option(help="Library for self-attention (default: the fastest); humo-rt doctor lists them.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="exact (default), or fp8: lossy and faster.")] = None,
+    offload_encoders: Annotated[
+        bool, typer.Option("--offload-encoders", help="Keep text and audio encoder in host memory while denoising.")
+    ] = False,
     cases: Annotated[Path | None, typer.Option(help="JSON file of many cases, generated into the folder -o.")] = None,
     contact_sheet: Annotated[Path | None, typer.Option(help="Also write a PNG of frames and sound.")] = None,
     trace: Annotated[bool, typer.Option("--trace", help="Also print the times of stages and steps.")] = False,
@@ -120,6 +123,7 @@ def generate(
     model |= {} if dit_engine is None else {"dit_engine": dit_engine}
     model |= {} if attention_backend is None else {"attention_backend": attention_backend}
     model |= {} if precision is None else {"precision": precision}
+    model |= {"offload_encoders": True} if offload_encoders else {}
     with errors_in_one_line(traceback):
         if cases is None:
             sounds = audio if audio and len(audio) > 1 else next(iter(audio or ()), None)

@@ -233,6 +233,11 @@ def test_an_abandoned_stream_leaves_no_file(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_encoders_cannot_be_kept_off_a_gpu_that_is_not_used() -> None:
+    with pytest.raises(ValueError, match="offload_encoders=True keeps encoders off the GPU"):
+        Pipeline.from_pretrained("nano", device="cpu", offload_encoders=True)
+
+
 def test_a_stream_refuses_bad_arguments_when_it_is_asked_for() -> None:
     with pytest.raises(ValueError, match="num_frames 96"):
         tiny_pipeline("frames").generate_stream(PROMPT, num_frames=96)

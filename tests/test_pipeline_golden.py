@@ -84,7 +84,8 @@ def pipeline_of(entry: dict) -> tuple[Pipeline, RecordingDiT]:
     )
     pipeline = Pipeline(components)
     pipeline.text = SimpleNamespace(
-        encode=lambda prompts: [recipe_input(entry["context"]), recipe_input(entry["context_null"])]
+        encoder=torch.nn.Module(),
+        encode=lambda prompts: [recipe_input(entry["context"]), recipe_input(entry["context_null"])],
     )
     pipeline.dit = pipeline.denoiser = RecordingDiT(config.dit)
     return pipeline, pipeline.dit

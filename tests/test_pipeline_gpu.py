@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from humo_rt.pipeline import Pipeline
 from tests.tiny import tiny_pipeline
 
 pytestmark = pytest.mark.gpu
@@ -85,3 +86,14 @@ def test_float32_is_the_cpus_video(layout: str) -> None:
         for pipeline in (tiny, on_gpu)
     ]
     assert np.abs(videos[0].astype(float) - videos[1]).mean() < 1.0
+
+
+def test_encoders_in_host_memory_change_no_frame() -> None:
+    options = {"num_frames": 5, "seed": 3, **given("TIA")}
+    resident, offloaded = (
+        Pipeline.from_pretrained("nano", device="cuda", offload_encoders=offload) for offload in (False, True)
+    )
+    frames = [pipeline.generate(PROMPT, num_inference_steps=2, **options).frames for pipeline in (resident, offloaded)]
+    assert np.array_equal(*frames)
+    kept = [*offloaded.text.encoder.parameters(), *offloaded.audio.encoder.parameters()]
+    assert {tensor.device.type for tensor in kept} == {"cpu"}

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENCODERS = ("text_encoder", "audio_encoder")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
@@ -58,6 +60,7 @@ def load_components(
     weights: str | Path | None = None,
     device: torch.device | str,
     dtype: torch.dtype,
+    encoder_device: torch.device | str | None = None,
     seed: int = 0,
 ) -> Components:
     """Load a model for inference: evaluation mode, no gradients.
@@ -66,6 +69,7 @@ def load_components(
         path_or_preset: preset name, or a folder, DiT file or Hugging Face repository.
         weights: for a preset, where its weights are; ``"random"`` for random ones drawn from ``seed``.
         dtype: precision of the matrix products; parts that need more keep float32 (see ``modules.part_dtype``).
+        encoder_device: where the text and the audio encoder are kept; default: ``device``.
 
     Raises ``ValueError`` for a name, folder or file that cannot be right, ``RuntimeError`` for too little memory, a
     device that is not there, or a download that fails.
@@ -74,15 +78,16 @@ def load_components(
     selection = select(path_or_preset, weights)
     config = selection.config
     modules = build_on_meta(config)
-    required = sum(parameter_bytes(modules, dtype).values())
-    check_memory(required, available_memory(device), f"loading {config.name} in {_short(dtype)} on {device}")
+    kept = device if encoder_device is None else chosen_device(encoder_device)
+    devices = {part: kept if part in ENCODERS else device for part in NETWORKS}
+    _require_room(parameter_bytes(modules, dtype), devices, device, f"{config.name} in {_short(dtype)}")
 
     if selection.files is None:
         for part in NETWORKS:
-            fill_random(modules[part], part=part, seed=seed, dtype=part_dtype(part, dtype), device=device)
+            fill_random(modules[part], part=part, seed=seed, dtype=part_dtype(part, dtype), device=devices[part])
         tokenizer, zero_vae = byte_tokenizer(), ()
     else:
-        _fill_from_files(modules, selection.files, config, dtype=dtype, device=device)
+        _fill_from_files(modules, selection.files, config, dtype=dtype, devices=devices)
         tokenizer = load_tokenizer(selection.files.tokenizer)
         zero_vae = tuple(read_tensor(path) for path in selection.files.zero_vae)
     for module in modules.values():
@@ -98,7 +103,7 @@ def _fill_from_files(
     config: ModelConfig,
     *,
     dtype: torch.dtype,
-    device: torch.device,
+    devices: dict[str, torch.device],
 ) -> None:
     rules = renames(config.vae.num_res_blocks)
     for part in NETWORKS:
@@ -108,13 +113,24 @@ def _fill_from_files(
             target,
             read_checkpoint(files.dit_files if part == "dit" else path),
             dtype=part_dtype(part, dtype),
-            device=device,
+            device=devices[part],
             rename=rules[part],
             optional=(),
             keep_float32=float32_rule(target),
             source=str(path),
         )
         logger.info("%s: %d tensors from %s, %d not needed", part, report.loaded, path, len(report.unused))
+
+
+def _require_room(sizes: dict[str, int], devices: dict[str, torch.device], device: torch.device, what: str) -> None:
+    """RuntimeError unless all parts fit where they are kept, and on ``device`` the largest that visits it, too."""
+    away = [part for part in devices if devices[part] != device]
+    largest = max((sizes[part] for part in away), default=0)
+    resident = sum(sizes[part] for part in devices if part not in away)
+    check_memory(resident + largest, available_memory(device), f"loading {what} on {device}")
+    for other in {devices[part] for part in away}:
+        needed = sum(sizes[part] for part in away if devices[part] == other)
+        check_memory(needed, available_memory(other), f"keeping the encoders of {what} on {other}")
 
 
 def _short(dtype: torch.dtype) -> str:

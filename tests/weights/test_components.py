@@ -213,6 +213,21 @@ def test_too_little_memory_is_said_before_anything_is_read(tmp_path, monkeypatch
         load_components(tmp_path, **FLOAT32)
 
 
+def test_encoders_kept_elsewhere_need_room_there_and_for_one_visitor(monkeypatch):
+    sizes = {"dit": 40, "vae": 1, "text_encoder": 11, "audio_encoder": 3}
+    gpu, host = torch.device("cuda"), torch.device("cpu")
+    devices = {"dit": gpu, "vae": gpu, "text_encoder": host, "audio_encoder": host}
+    free = {gpu: 52, host: 14}
+    monkeypatch.setattr(loading, "available_memory", free.get)
+    loading._require_room(sizes, devices, gpu, "it")
+    free[gpu] = 51
+    with pytest.raises(RuntimeError, match="loading it on cuda"):
+        loading._require_room(sizes, devices, gpu, "it")
+    free |= {gpu: 52, host: 13}
+    with pytest.raises(RuntimeError, match="keeping the encoders of it on cpu"):
+        loading._require_room(sizes, devices, gpu, "it")
+
+
 def test_nano_without_shipped_weights_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(resolve, "NANO_ASSETS", tmp_path)
     with pytest.raises(ValueError, match="no weights in this installation"):
