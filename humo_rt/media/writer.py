@@ -142,6 +142,7 @@ class VideoWriter:
         self._video = self._container.add_stream(VIDEO_CODEC, rate=self.fps)
         self._video.width, self._video.height, self._video.pix_fmt = self.width, self.height, "yuv420p"
         self._video.options = {"crf": str(self.crf), "preset": "medium"}
+        self._video.thread_type = "FRAME"  # PyAV's slices are slower and make larger files
         context = self._video.codec_context
         # Untagged video is shown with other colours at different sizes, depending on the player.
         context.colorspace = context.color_primaries = context.color_trc = BT709
