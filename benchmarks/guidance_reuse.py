@@ -25,11 +25,9 @@ import humo_rt
 from humo_rt.sampling.branches import GuidedModel
 from humo_rt.weights.resolve import NANO_ASSETS
 
-PROMPT = (
-    "A man with curly black hair and a moustache talks to the camera. He wears a blue shirt in front of a red wall."
-)
+PROMPT = "A man with curly black hair and a moustache talks to the camera. He wears a blue shirt."
 SAMPLES = NANO_ASSETS.parent / "samples"
-SCHEDULES = ["2", "3", "TA=2", "T=2", "0=2", "TA=2,T=3,0=4", "TA=2,T=3,0=4,below=900"]
+SCHEDULES = ["2", "3", "TA=2", "0=2", "TA=2,0=4", "TA=2,0=4,below=900"]
 
 
 def main() -> None:
