@@ -99,7 +99,7 @@ SHAPES = {
     "64 keys": Sizes(frames=2, tokens=17, heads=2, head_dim=64, keys=64),
     "37 keys": Sizes(frames=1, tokens=17, heads=2, head_dim=128, keys=37, mask="soft"),
     "batch 8": Sizes(batch=8, frames=2, tokens=16, heads=2, head_dim=64),
-    "40 heads": Sizes(frames=2, tokens=18, heads=40, head_dim=128),
+    "40 heads": Sizes(frames=1, tokens=18, heads=40, head_dim=128),
     "27 heads": Sizes(frames=1, tokens=16, heads=27, head_dim=64),
 }
 LAYOUTS = {
