@@ -20,11 +20,12 @@ from humo_rt.conditions.face import with_reference_frames
 from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
 from humo_rt.conditions.text import TextConditioner
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
-from humo_rt.media import Sound, VideoWriter, mix, read_audio, read_image, read_sound
+from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_audio, read_image, read_sound
 from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
+from humo_rt.runtime.channels_last_vae import channels_last_pays, use_channels_last
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache, digest
 from humo_rt.runtime.float8_block import fuse_float8, is_float8
@@ -66,6 +67,8 @@ class Pipeline:
         weight = self.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
         self.device, self.dtype = weight.device, weight.dtype
         self.vae = components.vae
+        if channels_last_pays(self.vae, self.device):
+            use_channels_last(self.vae)
         self.dit_engine, self.precision = dit_engine, precision
         _check_precision(precision, dit_engine, self.device, self.dtype, self.config.dit)
         self.attention_backend = _attention(
@@ -244,7 +247,7 @@ class Pipeline:
     def _written_blocks(
         self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock, tracer: Tracer | None = None
     ) -> Generator[np.ndarray, None, None]:
-        """Blocks of frames, each encoded into the output, if there is one, before it is handed on."""
+        """Blocks of frames; each is also encoded into the output, if there is one, while the next is decoded."""
         with ExitStack() as stack:
             writer = stack.enter_context(self._open_writer(request, sounds)) if request.output else None
             conditions = self._encode_conditions(request, sounds, clock)
@@ -378,10 +381,10 @@ class Pipeline:
         check_memory(needed, available_memory(self.device), purpose)
         return request
 
-    def _open_writer(self, request: GenerationRequest, sounds: Sequence[Sound]) -> VideoWriter:
+    def _open_writer(self, request: GenerationRequest, sounds: Sequence[Sound]) -> BackgroundWriter:
         sound = mix(sounds) if sounds else None
         track = {} if sound is None else {"audio": sound.samples_SC, "sample_rate": sound.sample_rate}
-        return VideoWriter(
+        writer = VideoWriter(
             request.output,
             fps=FPS,
             width=request.width,
@@ -389,6 +392,7 @@ class Pipeline:
             metadata=self.settings(request),
             **track,
         )
+        return BackgroundWriter(writer)
 
 
 def generate(

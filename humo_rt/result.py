@@ -18,7 +18,8 @@ class GenerationResult:
 
     frames: (F, H, W, 3) uint8 RGB. audio: (S, channels) float32 at ``sample_rate``, the
     sound as given, cut or padded with silence to the length of the video; or None.
-    timings: seconds per stage; a GPU may finish a stage during the next one. trace: the same, each stage waited for,
+    timings: seconds per stage; a GPU may finish a stage during the next one, and "encode" is what writing the file took
+    beyond decoding, beside which it runs. trace: the same, each stage waited for,
     with steps and memory; only when asked for. output: the file written, if any. settings: everything that decides the
     video, JSON-ready; those that ``GenerateOptions`` names, given to ``generate``, make it again on the same machine.
     """

@@ -24,6 +24,9 @@ from humo_rt.media.audio import resample
 
 SUFFIX = ".mp4"
 VIDEO_CODEC, AUDIO_CODEC = "libx264", "aac"
+# x264's "medium" takes four times as long where the picture is hard to predict, so that encoding would take longer than
+# decoding the latents; at a crf of 2 less this one keeps its quality in files a fifth larger.
+PRESET = "veryfast"
 AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 AAC_FALLBACK_RATE = 48_000
 AAC_BLOCK = 1024
@@ -55,7 +58,7 @@ class VideoWriter:
             writer.write(frames)
 
     ``audio``: float in [-1, 1], (S,) or (S, 1 or 2); padded with silence or cut to the length of the video.
-    ``metadata``: stored as JSON in the ``comment`` tag. ``crf``: 0 (lossless) to 51, 18 is visually clean.
+    ``metadata``: stored as JSON in the ``comment`` tag. ``crf``: 0 (lossless) to 51; 16 is visually clean.
     The file appears under its name when the block ends without an error; otherwise nothing is left behind.
     ``ValueError`` for arguments that cannot be written, ``RuntimeError`` for a missing codec or a failing disk.
     """
@@ -70,7 +73,7 @@ class VideoWriter:
         audio: np.ndarray | None = None,
         sample_rate: int = SAMPLE_RATE,
         metadata: dict[str, Any] | None = None,
-        crf: int = 18,
+        crf: int = 16,
     ) -> None:
         if width < 2 or height < 2 or width % 2 or height % 2:
             raise ValueError(f"video of {width}x{height} cannot be stored: use even sizes")
@@ -141,7 +144,7 @@ class VideoWriter:
             self._container.metadata["comment"] = json.dumps(self.metadata, ensure_ascii=False, sort_keys=True)
         self._video = self._container.add_stream(VIDEO_CODEC, rate=self.fps)
         self._video.width, self._video.height, self._video.pix_fmt = self.width, self.height, "yuv420p"
-        self._video.options = {"crf": str(self.crf), "preset": "medium"}
+        self._video.options = {"crf": str(self.crf), "preset": PRESET}
         self._video.thread_type = "FRAME"  # PyAV's slices are slower and make larger files
         context = self._video.codec_context
         # Untagged video is shown with other colours at different sizes, depending on the player.

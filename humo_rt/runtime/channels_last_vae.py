@@ -1,9 +1,8 @@
 """A video autoencoder that decodes in channels-last memory: no change of layout, no copy for padding or caches.
 
-``use_channels_last`` changes a ``VideoVAE`` in place and ``use_plain`` changes it back. The same function of the same
-parameters: only the order of additions differs, and values are rounded less often. For inference: the kernels have no
-backward pass, and whoever trains keeps the plain decoder. Nothing in the runtime chooses it: until a GPU has shown what
-it gains (``benchmarks/vae_decode.py``) only tests and that benchmark do.
+``use_channels_last`` changes a ``VideoVAE`` in place and ``use_plain`` changes it back; a pipeline does so where
+``channels_last_pays``. The same function of the same parameters: only the order of additions differs, and values are
+rounded less often. For inference: the kernels have no backward pass, and whoever trains keeps the plain decoder.
 
 Activations lie as (N, T, Y, X, C), each frame inside a border of zeros one pixel wide. The pass that makes the input of
 a causal convolution writes it behind the two frames remembered from the piece before, so the convolution reads nothing
@@ -36,6 +35,8 @@ from humo_rt.kernels.rms_silu import rms_silu
 from humo_rt.model.vae import VideoVAE, unfold_pixels
 
 REMEMBERED = 2  # frames, by every kernel of three
+HALF = (torch.bfloat16, torch.float16)
+FAMILIES = (9, 10)  # major compute capabilities: Hopper, data-centre Blackwell
 
 Convolve = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -163,6 +164,17 @@ def _lay_out(decoder: nn.Module, formats: dict[int, torch.memory_format]) -> Non
     for module in decoder.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             module.weight.data = module.weight.data.contiguous(memory_format=formats[module.weight.ndim])
+
+
+def channels_last_pays(vae: VideoVAE, device: torch.device) -> bool:
+    """Whether ``vae`` decodes faster like this on ``device``.
+
+    Measured on Hopper (benchmarks/vae_decode.py), and so expected of the data-centre cards after it, which fetch tiles
+    by tensor descriptors as well. Others would run the convolution without, which nobody has timed.
+    """
+    if device.type != "cuda" or vae.autoencoder.dtype not in HALF or unsuited(vae.config) is not None:
+        return False
+    return torch.cuda.get_device_capability(device)[0] in FAMILIES
 
 
 def unsuited(config: VAEConfig) -> str | None:

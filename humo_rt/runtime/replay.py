@@ -8,6 +8,7 @@ Shape legend: B samples, U distinct inputs of them, C latent channels, T latent 
 
 from __future__ import annotations
 
+import gc
 import logging
 import weakref
 from collections.abc import Callable
@@ -96,6 +97,8 @@ class _Recording:
             with torch.cuda.stream(aside):
                 dit(self._x, self._timestep, **own)  # compiles kernels and chooses algorithms
             current.wait_stream(aside)
+            # An old recording that the collector finds during the next one would end it.
+            gc.collect()
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._result = dit(self._x, self._timestep, **own)
 

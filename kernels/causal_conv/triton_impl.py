@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 # The interpreter multiplies the bit patterns of bfloat16 as integers: it gets the same values as float32.
@@ -27,6 +28,10 @@ class Tile(NamedTuple):
     positions: int
     stages: int
     warps: int
+
+
+TILES = (Tile(256, 3, 8), Tile(128, 3, 4), Tile(128, 2, 4), Tile(64, 2, 4))  # the fastest first
+BARRIERS = 1024
 
 
 @triton.jit
@@ -96,8 +101,21 @@ def input_parts(inputs: int) -> tuple[int, int]:
     return (64, 32) if inputs == 96 else next((wide, 0) for wide in (64, 32, 16) if inputs % wide == 0)
 
 
-def default_tile(inputs: int, outputs: int) -> Tile:
-    return Tile(128, 4, 4) if sum(output_parts(outputs)) <= 128 else Tile(128, 4, 8)
+def fitting_tile(inputs: int, outputs: int, itemsize: int, room: int) -> Tile:
+    """The first of ``TILES`` whose steps in flight, inputs and weights, fit ``room`` bytes of shared memory."""
+    step = itemsize * sum(input_parts(inputs))
+    return next(
+        (tile for tile in TILES if tile.stages * step * (tile.positions + sum(output_parts(outputs))) <= room),
+        TILES[-1],
+    )
+
+
+def shared_memory() -> int:
+    """Bytes that one program may have on this card, a little for barriers put aside."""
+    if WIDEN:
+        return 1 << 30
+    target = driver.active
+    return target.utils.get_device_properties(target.get_current_device())["max_shared_mem"] - BARRIERS
 
 
 def run(
@@ -110,15 +128,14 @@ def run(
     """The op of this folder; inputs as checked by its wrapper."""
     batch, frames, rows, columns, inputs = x_NTYXC.shape
     outputs, taps, height, width, _ = weight_OIJKC.shape
-    tile = tile or default_tile(inputs, outputs)
     out = x_NTYXC.new_empty((batch, frames - taps + 1, rows, columns, outputs))
     wide, narrow = output_parts(outputs)
     c_wide, c_narrow = input_parts(inputs)
     weight = weight_OIJKC.view(outputs, -1)
     sizes = ((wide, c_wide), (wide, c_narrow), (narrow, c_wide), (narrow, c_narrow))
     weights = [_tiles(weight, o or wide, c or c_wide) for o, c in sizes]  # of an absent part nothing is read
-    grid = (triton.cdiv(out[0, ..., 0].numel(), tile.positions) * (outputs // (wide + narrow)),)
     with torch.cuda.device_of(out):
+        tile = tile or fitting_tile(inputs, outputs, x_NTYXC.element_size(), shared_memory())
         for n in range(batch):
             positions = [(x_NTYXC[n], c_wide, c_narrow), (out[n], wide, narrow)]
             positions.append(positions[1] if residual_NTYXO is None else (residual_NTYXO[n], wide, narrow))
@@ -126,7 +143,7 @@ def run(
                 [_tiles(matrix.view(-1, matrix.shape[-1]), tile.positions, size or first) for size in (first, second)]
                 for matrix, first, second in positions
             )
-            _kernel[grid](
+            _kernel[(triton.cdiv(out[0, ..., 0].numel(), tile.positions) * (outputs // (wide + narrow)),)](
                 *y, *residual, *x, *weights, bias_O, rows, columns, outputs,
                 KT=taps, KH=height, KW=width, STEPS=inputs // (c_wide + c_narrow), RESIDUAL=residual_NTYXO is not None,
                 POSITIONS=tile.positions, O_WIDE=wide, O_NARROW=narrow, C_WIDE=c_wide, C_NARROW=c_narrow,

@@ -37,16 +37,17 @@ def _matmul(a, b):
 @triton.jit
 def _attention(
     out_ptr, q_ptr, scale_ptr, weight_ptr, k_ptr, v_ptr, bias_ptr,
-    length, keys, softmax_scale,
+    length, heads, keys, softmax_scale,
     q_b, q_l,
     k_b, k_h, k_s,
     v_b, v_h, v_s,
     K: tl.constexpr, BIASED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(0).to(tl.int64)
-    b = tl.program_id(2).to(tl.int64)
-    rows = tl.program_id(1).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    # Heads first: the programs that run at one time share the rows of a few tokens and the keys of every head.
+    head = (tl.program_id(0) % heads).to(tl.int64)
+    rows = (tl.program_id(0) // heads).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    b = tl.program_id(1).to(tl.int64)
     channels = tl.arange(0, BLOCK_K)
     inside = (rows < length)[:, None] & (channels < K)[None, :]
 
@@ -79,8 +80,7 @@ def _attention(
         attended = attended * rescale[:, None] + _matmul(p.to(v.dtype), v)
         highest = raised
     attended = attended / total[:, None]
-    width = tl.num_programs(0) * K
-    out = out_ptr + (b * length + rows)[:, None] * width + head * K + channels[None, :]
+    out = out_ptr + (b * length + rows)[:, None] * (heads * K) + head * K + channels[None, :]
     tl.store(out, attended.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -123,10 +123,9 @@ def run(
         _inverse_rms[(triton.cdiv(length, norm["ROWS"]), batch)](
             scale_BL, q, length, width, *q.stride()[:2], eps, **norm
         )
-        # Heads first: the programs that run at one time share the rows of a few tokens and the keys of every head.
-        _attention[(heads, triton.cdiv(length, tiles["BLOCK_M"]), batch)](
+        _attention[(heads * triton.cdiv(length, tiles["BLOCK_M"]), batch)](
             out_BLD, q, scale_BL, norm_weight_D.contiguous(), k, v, bias,
-            length, keys, head_dim**-0.5,
+            length, heads, keys, head_dim**-0.5,
             *q.stride()[:2], *k.stride()[:3], *v.stride()[:3],
             K=head_dim, BIASED=bias_BS is not None, **tiles,
         )  # fmt: skip

@@ -19,6 +19,7 @@ from humo_rt.kernels import registry
 from humo_rt.kernels.testing import Case, cases
 
 CAPABILITIES = {"Ampere": 80, "GeForce Ampere": 86, "Ada": 89, "Hopper": 90, "Blackwell": 100, "GeForce Blackwell": 120}
+SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # one block's share, from NVIDIA's programming guide
 WARP = 32
 
 
@@ -27,6 +28,10 @@ class Elsewhere:
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
+        self.utils = self
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 1024 * SHARED_KIB[self.capability]}
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", self.capability, WARP)
@@ -39,11 +44,16 @@ class Elsewhere:
 
 
 def compile_cases(op: str, capability: int, chosen: Sequence[Case]) -> int:
-    """Compile every kernel that ``chosen`` cases of ``op`` launch; returns how many different ones."""
+    """Compile every kernel that ``chosen`` cases of ``op`` launch; returns how many different ones.
+
+    ``AssertionError`` for one that needs more shared memory than the card has, which a launch there would refuse.
+    """
     run, launch, kernels = registry.implementation(op, "triton"), JITFunction.run, set()
 
     def compiled(self: JITFunction, *args: object, grid: object, warmup: bool, **kwargs: object) -> None:
-        kernels.add(launch(self, *args, grid=grid, warmup=True, **kwargs).hash)
+        kernel = launch(self, *args, grid=grid, warmup=True, **kwargs)
+        assert kernel.metadata.shared <= 1024 * SHARED_KIB[capability], (op, kernel.metadata.shared)
+        kernels.add(kernel.hash)
 
     elsewhere = mock.patch.object(driver, "_active", Elsewhere(capability))
     with elsewhere, mock.patch.object(JITFunction, "run", compiled):

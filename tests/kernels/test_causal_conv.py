@@ -89,3 +89,15 @@ class TestGraphs:
 def test_triton_code_interpreted_on_the_cpu():
     pytest.importorskip("triton", reason="triton is not installed: its kernels can only be checked where it is")
     op_checks.assert_interpreted_code_is_right("causal_conv")
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(96, 96), (192, 192), (384, 384), (16, 384), (96, 16)])
+def test_a_tile_fits_the_shared_memory_of_every_card(inputs, outputs):
+    pytest.importorskip("triton", reason="triton is not installed: its kernels can only be checked where it is")
+    from humo_rt.kernels.causal_conv.triton_impl import TILES, fitting_tile, input_parts, output_parts
+
+    for kibibytes in (99, 163, 227):
+        tile = fitting_tile(inputs, outputs, 2, 1024 * kibibytes)
+        steps = tile.stages * (tile.positions + sum(output_parts(outputs))) * sum(input_parts(inputs))
+        assert 2 * steps <= 1024 * kibibytes
+    assert fitting_tile(inputs, outputs, 2, 1024 * 227) == TILES[0]

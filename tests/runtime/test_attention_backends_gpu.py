@@ -20,8 +20,9 @@ from tests.kernels import op_checks
 pytestmark = pytest.mark.gpu
 
 BF16 = torch.bfloat16
+ONE_TOKEN = (1, 1, 1, 128)
 SHAPES = [
-    (1, 1, 1, 128),
+    ONE_TOKEN,
     (2, 3, 63, 64),
     (1, 12, 1000, 128),
     (4, 2, 1560, 128),
@@ -78,6 +79,10 @@ def test_torchs_own_kernels_are_there(device) -> None:
 def test_agrees_with_float64(name: str, shape: tuple[int, ...], dtype: torch.dtype, device) -> None:
     require(name, device, dtype, shape[-1])
     qkv = make_qkv(shape, dtype, device)
+    if name == "cudnn" and shape == ONE_TOKEN:  # no video has one: its reference slot is a second
+        with pytest.raises(RuntimeError, match="No available kernel"):
+            self_attention(*qkv, backend=name)
+        return
     with poisoned_empty():
         result = self_attention(*qkv, backend=name)
     truth, eager = reference(*(x.double() for x in qkv)), reference(*qkv)
@@ -99,7 +104,8 @@ def test_full_size_agrees_with_the_other_backends(backend, device) -> None:
 
 
 def test_compiles_into_one_graph(backend, device) -> None:
-    op_checks.assert_compiles(self_attention, (*make_qkv((2, 3, 63, 128), BF16, device), backend))
+    inputs = (*make_qkv((2, 3, 63, 128), BF16, device), backend)
+    op_checks.assert_compiles(self_attention, inputs, ours=backend != SDPA)
 
 
 def test_a_captured_graph_reads_its_inputs_anew(backend, device) -> None:

@@ -7,7 +7,13 @@ import torch
 
 from humo_rt.config import VAEConfig, preset
 from humo_rt.model.vae import VideoVAE
-from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, unsuited, use_channels_last, use_plain
+from humo_rt.runtime.channels_last_vae import (
+    ChannelsLastVAE,
+    channels_last_pays,
+    unsuited,
+    use_channels_last,
+    use_plain,
+)
 from tests.golden_data import case, case_ids, load_group, load_json, recipe_input, recipe_weights
 
 ATOL = 2e-5
@@ -87,3 +93,26 @@ def test_published_decoders_are_covered_and_others_say_why_not():
     assert unsuited(preset("humo-1.7b").vae) is unsuited(preset("nano").vae) is None
     with pytest.raises(ValueError, match=r"channels \[8, 16, 32, 32\] are not multiples of 16"):
         use_channels_last(VideoVAE(VAEConfig(base_dim=8, num_res_blocks=1)))
+
+
+@pytest.mark.parametrize(
+    ("capability", "device", "dtype", "expected"),
+    [
+        ((9, 0), "cuda", torch.bfloat16, True),
+        ((10, 0), "cuda", torch.float16, True),
+        ((9, 0), "cuda", torch.float32, False),
+        ((8, 9), "cuda", torch.bfloat16, False),
+        ((9, 0), "cpu", torch.bfloat16, False),
+    ],
+)
+def test_where_it_pays(monkeypatch, capability, device, dtype, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    with torch.device("meta"):
+        vae = VideoVAE(preset("humo-1.7b").vae).to(dtype)
+    assert channels_last_pays(vae, torch.device(device)) is expected
+
+
+def test_it_does_not_pay_where_it_cannot_run(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    narrow = VideoVAE(VAEConfig(base_dim=24)).bfloat16()
+    assert not channels_last_pays(narrow, torch.device("cuda"))

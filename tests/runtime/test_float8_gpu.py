@@ -102,7 +102,10 @@ class TestAttention:
         assert relative_error(result[:, :, rows].double(), truth) < 7e-2
 
     def test_compiles_into_one_graph(self):
-        op_checks.assert_compiles(float8_attention.float8_attention, make_qkv((2, 3, 64, 128), BF16, CUDA))
+        # Without it compiled code leaves out the rounding to bfloat16 between conversion and scale.
+        rounding = {"emulate_precision_casts": True}
+        inputs = make_qkv((2, 3, 64, 128), BF16, CUDA)
+        op_checks.assert_compiles(float8_attention.float8_attention, inputs, options=rounding)
 
     def test_a_captured_graph_reads_its_inputs_anew(self):
         inputs = make_qkv((2, 3, 64, 128), BF16, CUDA)
