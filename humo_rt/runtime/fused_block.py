@@ -143,11 +143,8 @@ class FusedBlock(Block):
         modulated: bool,
         eps: float,
         reader: nn.Linear,
-        times_BQ: Tensor | None = None,
-        bias_D: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        dtype = _matmul_dtype(reader)
-        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, dtype, times_BQ, bias_D)
+        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, _matmul_dtype(reader))
 
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D
