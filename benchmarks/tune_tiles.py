@@ -31,6 +31,7 @@ SPACES: dict[str, tuple[str, dict[str, list[int]]]] = {
     "quantize_tensor": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
     "qk_norm_rope": ("tile", {"num_warps": [2, 4, 8, 16]}),
     "audio_face_attention": ("blocks", {"BLOCK_M": [16, 32, 64], "BLOCK_D": [128, 256, 512], "num_warps": [2, 4, 8]}),
+    "audio_face_probabilities": ("blocks", {"BLOCK_M": [16, 32, 64], "BLOCK_D": [256, 512], "num_warps": [2, 4, 8]}),
     "text_attention": ("blocks", {"BLOCK_M": [64, 128], "BLOCK_S": [32, 64, 128], "num_warps": [4, 8]}),
 }
 

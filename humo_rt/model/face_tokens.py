@@ -26,11 +26,11 @@ class TokenGroup(NamedTuple):
 
 FaceTokens: TypeAlias = tuple[TokenGroup, ...]
 
-# Queries and output products dominate and cost as much for a gathered token as for one in its place. On an H100, with 4
-# branches of 480x832 in bf16 and passes of PyTorch's own to fetch tokens and put them back, a gathered token cost 1.7
-# (HuMo-1.7B) and 1.4 times (17B) what one under a mask does: 52 % of the tokens 5.1 against 5.7 ms a block and 24.9
-# against 34.9 ms, 82 % more than the mask. Fetching within the norms costs less, by bytes 1.1 times, but no GPU has
-# said so yet. Below half it pays either way.
+# Queries and, in plain blocks, output products dominate and cost as much for a gathered token as for one in its place.
+# On an H100, with 4 branches of 480x832 in bf16 and passes of PyTorch's own to fetch tokens and put them back, a
+# gathered token cost 1.7 (HuMo-1.7B) and 1.4 times (17B) what one under a mask does: 52 % of the tokens 5.1 against 5.7
+# ms a block and 24.9 against 34.9 ms, 82 % more than the mask. Since then fetching is done within the norms, by bytes
+# 1.1 times, and fused blocks have no output product; no GPU has said yet what that makes. At half it paid then.
 WORTHWHILE_SHARE = 0.5
 
 

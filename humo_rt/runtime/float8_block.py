@@ -54,13 +54,11 @@ class Float8Block(FusedBlock):
         modulated: bool,
         eps: float,
         reader: nn.Module,
-        times_BQ: Tensor | None = None,
-        bias_D: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | QuantizedRows]:
         arguments = (x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps)
         if isinstance(reader, Float8Linear):
-            return gate_residual_norm_quantize(*arguments, times_BQ, bias_D)
-        return FusedBlock._add_and_norm(*arguments, reader, times_BQ, bias_D)
+            return gate_residual_norm_quantize(*arguments)
+        return FusedBlock._add_and_norm(*arguments, reader)
 
     def _self_attention(self, normed_UQD: Tensor | QuantizedRows, rope: tuple[Tensor, Tensor]) -> Tensor:
         attention = self.self_attn

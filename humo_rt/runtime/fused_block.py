@@ -5,9 +5,10 @@ the kernels have no backward pass.
 
 Beside attention and matrix products a block moves, per token and unit of width: four times gate, residual and norm (12
 bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out), once the norm and
-rotation of q and k (8 bytes), the queries of text twice and of audio once, and what those two attentions return (10
-bytes): 66 bytes in all. Where audio is for the tokens of faces alone, one of the four norms is theirs alone: they are
-fetched into it (6 bytes) and go back into stream and norm in place (12 bytes), and the others move 50 bytes.
+rotation of q and k (8 bytes), the queries of text and of audio twice, and what text attention returns (10 bytes): 66
+bytes in all. Audio attention returns probabilities, 16 for the 128 channels of a head, and the values that they weigh
+hold the output projection. Where audio is for the tokens of faces alone, one of the four norms is theirs alone: they
+are fetched into it (6 bytes) and go back into stream and norm in place (12 bytes), and the others move 50 bytes.
 
 Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
@@ -23,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.kernels.adaln_modulate import adaln_modulate
-from humo_rt.kernels.audio_face_attention import audio_face_attention
+from humo_rt.kernels.audio_face_probabilities import audio_face_probabilities, fold_values, weigh_values
 from humo_rt.kernels.gate_residual_norm import gate_residual_norm
 from humo_rt.kernels.gather_norm import gather_norm
 from humo_rt.kernels.qk_norm_rope import qk_norm_rope
@@ -37,14 +38,6 @@ from humo_rt.model.face_tokens import FaceTokens, TokenGroup
 # Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
 KEY_STEP = 64
 _HALF = (torch.bfloat16, torch.float16)
-
-
-class Heard(NamedTuple):
-    """What audio adds to each token: ``y + times * bias``, because a face weighs the output's bias, too."""
-
-    y_BQD: Tensor
-    times_BQ: Tensor | None
-    bias_D: Tensor | None
 
 
 class Carried(NamedTuple):
@@ -116,8 +109,7 @@ class FusedBlock(Block):
         wrapper = self.audio_cross_attn_wrapper
         affine, reader = _affine(wrapper.norm1_audio), wrapper.audio_cross_attn.q
         x, normed = self._add_and_norm(x_BQD, y_BQD, None, *affine, reader)
-        heard, *weighed_bias = self._audio_attention(normed, audio, faces)
-        return self._add_and_norm(x, heard, None, *norm, *weighed_bias)
+        return self._add_and_norm(x, self._audio_attention(normed, audio, faces), None, *norm)
 
     def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
         x, modulation = x_UQD.float(), self._modulation(time_U6D)
@@ -151,11 +143,8 @@ class FusedBlock(Block):
         modulated: bool,
         eps: float,
         reader: nn.Linear,
-        times_BQ: Tensor | None = None,
-        bias_D: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        dtype = _matmul_dtype(reader)
-        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, dtype, times_BQ, bias_D)
+        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, _matmul_dtype(reader))
 
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D
@@ -184,7 +173,8 @@ class FusedBlock(Block):
         k, v = text.k.to(q.dtype), text.v.to(q.dtype)
         return attention.o(text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps))
 
-    def _audio_attention(self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None) -> Heard:
+    def _audio_attention(self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None) -> Tensor:
+        """What audio adds to each token, the output projection included: the values hold it, with its bias."""
         attention = self.audio_cross_attn_wrapper.audio_cross_attn
         if isinstance(audio, Tensor):
             audio = attention.project(audio)
@@ -193,12 +183,8 @@ class FusedBlock(Block):
         weight_PBQ = None if face_weight_BQ1 is None else face_weight_BQ1.squeeze(-1)
         if k.ndim == 5:  # one speaker
             k, v, weight_PBQ = k[None], v[None], None if weight_PBQ is None else weight_PBQ[None]
-        y = attention.o(audio_face_attention(q, attention.norm_q.weight, k, v, weight_PBQ, attention.norm_q.eps))
-        if weight_PBQ is not None:
-            return Heard(y, weight_PBQ.sum(0) - 1, attention.o.bias)
-        if len(k) == 1:
-            return Heard(y, None, None)
-        return Heard(y, torch.full(y.shape[:2], len(k) - 1.0, device=y.device), attention.o.bias)
+        prob_BQX = audio_face_probabilities(q, attention.norm_q.weight, k, weight_PBQ, attention.norm_q.eps)
+        return weigh_values(prob_BQX, fold_values(v, attention.o.weight, attention.o.bias))
 
     def _add_to_faces(
         self,
@@ -213,9 +199,8 @@ class FusedBlock(Block):
         wrapper = self.audio_cross_attn_wrapper
         norm, dtype = wrapper.norm1_audio, _matmul_dtype(wrapper.audio_cross_attn.q)
         inside = gather_norm(x_BQD, group.tokens_M, norm.bias, norm.weight, norm.eps, dtype)
-        heard, *weighed_bias = self._audio_attention(inside, audio, group.weight_BM1)
-        modulated = (shift_B1D, scale_B1D, self.norm2.eps)
-        scatter_residual_norm(x_BQD, normed_BQD, heard, group.tokens_M, *modulated, *weighed_bias)
+        heard = self._audio_attention(inside, audio, group.weight_BM1)
+        scatter_residual_norm(x_BQD, normed_BQD, heard, group.tokens_M, shift_B1D, scale_B1D, self.norm2.eps)
 
     def _feed_forward(self, normed_BQD: Tensor) -> Tensor:
         widen, _, narrow = self.ffn

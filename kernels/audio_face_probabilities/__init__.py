@@ -1,11 +1,14 @@
 """Audio face probabilities: what audio face attention weighs values with, for values that hold the output projection.
 
-    prob[b, l, p, h, s] = weight[p, b, l] * softmax over s of (rms(q[b, l])_h . k[p, b, t, h, s] / sqrt(K)),
+    prob[b, l, h, p, s] = weight[p, b, l] * softmax over s of (rms(q[b, l])_h . k[p, b, t, h, s] / sqrt(K)),
     t = l // (L / T)
 
-Arguments as in ``audio_face_attention``. prob_BLX: (B, L, P * H * S), contiguous, dtype of q. A frame has few keys, so
-``fold_values`` takes the output projection into the values once per generation, and ``add_folded`` then adds
-``prob @ folded`` to the residual: an inner dimension of H * S instead of D, and no output projection.
+Arguments as in ``audio_face_attention``. prob_BLX: (B, L, H * P * S), contiguous, dtype of q.
+
+A frame has few keys and many tokens. So ``fold_values`` takes the output projection into the values, H * P * S rows a
+frame, and ``weigh_values`` is a product of that inner dimension instead of D: together they replace attention's product
+with the values and the output projection. Face weights then scale the bias of that projection, too, as they should.
+Both are products of PyTorch's with float32 sums.
 """
 
 from __future__ import annotations
@@ -33,28 +36,26 @@ def audio_face_probabilities(
 
 
 def fold_values(v_PBTHSK: Tensor, weight_ED: Tensor, bias_E: Tensor | None) -> Tensor:
-    """Values with the output projection in them, (B, T, P * H * S, E) in the dtype of ``v_PBTHSK``.
+    """Values with the output projection in them, (B * T, H * P * S, E), computed in the dtype of ``v_PBTHSK``.
 
-    The probabilities of a token sum to one in each head, times its face weight: every key carries bias / heads.
+    One head carries the bias whole: its probabilities sum to the face weights, as those of every head do. Shares of the
+    bias, all rounded to one side, would add up. The result is a view in which the frames of a key lie side by side: so
+    one product for each head writes what ``weigh_values`` reads in place. Only the values, small as they are, are
+    copied into that order first.
     """
-    heads, head_dim = v_PBTHSK.shape[3], v_PBTHSK.shape[5]
-    wide = torch.promote_types(v_PBTHSK.dtype, torch.float32)
-    weight_EHK = weight_ED.to(wide).unflatten(1, (heads, head_dim))
-    folded = torch.einsum("pbthsk,ehk->btphse", v_PBTHSK.to(wide), weight_EHK)
+    _, batch, frames, heads, _, head_dim = v_PBTHSK.shape
+    v_HRK = v_PBTHSK.permute(3, 0, 4, 1, 2, 5).flatten(1, 4)  # rows by speaker, key, and then frame
+    weight_HKE = weight_ED.unflatten(1, (heads, head_dim)).permute(1, 2, 0)
+    folded_HRE = torch.bmm(v_HRK, weight_HKE)
     if bias_E is not None:
-        folded = folded + bias_E.to(wide) / heads
-    return folded.flatten(2, 4).to(v_PBTHSK.dtype)
+        folded_HRE[0] += bias_E
+    return folded_HRE.view(-1, batch * frames, len(weight_ED)).transpose(0, 1)
 
 
-def add_folded(residual_BLE: Tensor, prob_BLX: Tensor, folded_BTXE: Tensor) -> Tensor:
-    """``residual + prob @ folded``, frame by frame; in one product when all are of one dtype."""
-    batch, frames = folded_BTXE.shape[:2]
-    residual = residual_BLE.reshape(batch * frames, -1, residual_BLE.shape[-1])
-    prob = prob_BLX.reshape(batch * frames, -1, prob_BLX.shape[-1])
-    folded = folded_BTXE.flatten(0, 1)
-    if residual.dtype == prob.dtype:
-        return torch.baddbmm(residual, prob, folded).view(residual_BLE.shape)
-    return (residual + torch.bmm(prob, folded)).view(residual_BLE.shape)
+def weigh_values(prob_BLX: Tensor, folded_NXE: Tensor) -> Tensor:
+    """``prob @ folded``, frame by frame: (B, L, E), for ``fold_values``' N = B * T frames in all."""
+    prob_NMX = prob_BLX.view(len(folded_NXE), -1, prob_BLX.shape[-1])
+    return torch.bmm(prob_NMX, folded_NXE).view(*prob_BLX.shape[:2], -1)
 
 
 @torch.library.custom_op("humo_rt::audio_face_probabilities", mutates_args=())
@@ -68,4 +69,4 @@ def _audio_face_probabilities(
 @_audio_face_probabilities.register_fake
 def _fake(q_BLD, norm_weight_D, k_PBTHSK, face_weight_PBL, eps):
     speakers, _, _, heads, keys, _ = k_PBTHSK.shape
-    return torch.empty(*q_BLD.shape[:2], speakers * heads * keys, dtype=q_BLD.dtype, device=q_BLD.device)
+    return torch.empty(*q_BLD.shape[:2], heads * speakers * keys, dtype=q_BLD.dtype, device=q_BLD.device)

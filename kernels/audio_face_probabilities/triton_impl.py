@@ -47,7 +47,7 @@ def _kernel(
             if MASKED:
                 face = tl.load(face_ptr + (speaker * batch + b) * length + rows, mask=inside, other=0.0)
                 p = p * face[:, None]
-            out = out_ptr + (b * length + rows)[:, None] * (P * H * S) + (speaker * H + head) * S + keys[None, :]
+            out = out_ptr + (b * length + rows)[:, None] * (H * P * S) + (head * P + speaker) * S + keys[None, :]
             tl.store(out, p.to(out_ptr.dtype.element_ty), mask=inside[:, None] & (keys < S)[None, :])
 
 
@@ -57,7 +57,7 @@ def run(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL:
     batch, length, width = q.shape
     speakers, _, frames, heads, keys, head_dim = k.shape
     tokens = length // frames
-    out_BLX = torch.empty(batch, length, speakers * heads * keys, dtype=q.dtype, device=q.device)
+    out_BLX = torch.empty(batch, length, heads * speakers * keys, dtype=q.dtype, device=q.device)
     face = out_BLX if face_weight_PBL is None else face_weight_PBL.contiguous()
     tiles = blocks(tokens, width, keys, head_dim)
     with torch.cuda.device_of(out_BLX):

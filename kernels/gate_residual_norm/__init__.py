@@ -1,13 +1,11 @@
 """Gated residual and the LayerNorm that follows it, in one pass.
 
-    total[b, l] = residual[b, l] + gate[b] * (y[b, l] + times[b, l] * bias)
+    total[b, l] = residual[b, l] + gate[b] * y[b, l]
     normed[b, l] = layer_norm(total[b, l]) * (1 + scale[b]) + shift[b]      modulated
     normed[b, l] = layer_norm(total[b, l]) * scale + shift                  affine
 
 residual_BLD, y_BLD: (B, L, D) float32, float16 or bfloat16; rows may be strided, anything else is copied first.
 gate: (B, 1, D) or (1, 1, D), or None for a plain residual.
-times_BL, bias_D: how many times more often than y has it a row takes this bias, (B, L) float32, and the bias (D,); both
-or neither. Rows whose sub-block is weighed, such as audio under a soft mask, get it here without a pass of its own.
 shift, scale: (B, 1, D) or (1, 1, D) when modulated; the bias and the weight of the norm, (D,), when affine.
 total_BLD: contiguous, in the residual's dtype. normed_BLD: contiguous, in the dtype of the matrix product that reads
 it. All arithmetic is float32; the norm is of the total as it was written.
@@ -33,15 +31,13 @@ def gate_residual_norm(
     modulated: bool,
     eps: float,
     dtype: torch.dtype,
-    times_BL: Tensor | None = None,
-    bias_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The new residual and its norm; shapes above. ``ValueError`` names the argument that does not fit."""
-    check_inputs(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, times_BL, bias_D)
+    check_inputs(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated)
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype}: use float32, float16 or bfloat16")
     run = reference if registry.exporting() else _gate_residual_norm
-    return run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype, times_BL, bias_D)
+    return run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
 
 
 def check_inputs(
@@ -51,8 +47,6 @@ def check_inputs(
     shift: Tensor,
     scale: Tensor,
     modulated: bool,
-    times_BL: Tensor | None,
-    bias_D: Tensor | None,
 ) -> None:
     """``ValueError`` unless the tensors fit one another and this op."""
     shape = tuple(residual_BLD.shape)
@@ -67,23 +61,7 @@ def check_inputs(
         if vector is not None and tuple(vector.shape) not in shapes:
             expected = " or ".join(str(each) for each in dict.fromkeys(shapes))
             raise ValueError(f"{name} {tuple(vector.shape)} does not fit residual {shape}: give {expected}")
-    check_weighed_bias(y_BLD, times_BL, bias_D)
-    check_types(residual=residual_BLD, y=y_BLD, gate=gate_B1D, shift=shift, scale=scale, times=times_BL, bias=bias_D)
-
-
-def check_weighed_bias(y_BLD: Tensor, times_BL: Tensor | None, bias_D: Tensor | None) -> None:
-    """``ValueError`` unless there is neither, or both and they fit ``y_BLD``."""
-    if (times_BL is None) != (bias_D is None):
-        raise ValueError("times and bias belong together: give both or neither")
-    if times_BL is None:
-        return
-    if times_BL.shape != y_BLD.shape[:2] or times_BL.dtype != torch.float32:
-        raise ValueError(
-            f"times {tuple(times_BL.shape)} {times_BL.dtype} does not fit y {tuple(y_BLD.shape)}: give float32 "
-            f"{tuple(y_BLD.shape[:2])}"
-        )
-    if bias_D.shape != y_BLD.shape[2:]:
-        raise ValueError(f"bias {tuple(bias_D.shape)} does not fit y {tuple(y_BLD.shape)}: give ({y_BLD.shape[2]},)")
+    check_types(residual=residual_BLD, y=y_BLD, gate=gate_B1D, shift=shift, scale=scale)
 
 
 def check_types(residual: Tensor, **others: Tensor | None) -> None:
@@ -105,11 +83,9 @@ def _gate_residual_norm(
     modulated: bool,
     eps: float,
     dtype: torch.dtype,
-    times_BL: Tensor | None = None,
-    bias_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     run = registry.select("gate_residual_norm", residual_BLD.device)
-    return run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype, times_BL, bias_D)
+    return run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, dtype)
 
 
 _gate_residual_norm.register_fake(reference)

@@ -17,7 +17,7 @@ WORKLOADS = {
     "nano 128x128": (4, 1664, 256),
 }
 
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, torch.dtype, Tensor | None, Tensor | None]
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, torch.dtype]
 
 
 def make_inputs(
@@ -27,7 +27,6 @@ def make_inputs(
     *,
     gated: bool = True,
     modulated: bool = True,
-    weighed: bool = False,
 ) -> Inputs:
     """A float32 residual stream, the output of a sub-block in ``dtype``, and three of six modulation vectors."""
     generator = torch.Generator(device).manual_seed(sum(shape))
@@ -38,10 +37,8 @@ def make_inputs(
     gate_B1D, shift, scale = parts[2:5]
     if not modulated:
         shift, scale = shift[0, 0], scale[0, 0]
-    times_BL = torch.rand(shape[:2], generator=generator, device=device) - 1 if weighed else None
-    bias_D = torch.randn(width, generator=generator, device=device).to(dtype) if weighed else None
     gate_B1D = gate_B1D if gated else None
-    return residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, EPS, dtype, times_BL, bias_D
+    return residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, EPS, dtype
 
 
 def bytes_moved(residual_BLD: Tensor, y_BLD: Tensor, *rest: object) -> int:
@@ -83,8 +80,6 @@ def _cases(dtype: torch.dtype) -> list[Case]:
     special = {
         "gated affine": lambda dtype, device: make_inputs((2, 5, 64), dtype, device, modulated=False),
         "plain modulated": lambda dtype, device: make_inputs((2, 5, 64), dtype, device, gated=False),
-        "weighed bias": lambda dtype, device: make_inputs((2, 5, 64), dtype, device, gated=False, weighed=True),
-        "gated weighed bias": lambda dtype, device: make_inputs((3, 9, 1000), dtype, device, weighed=True),
         "narrow stream": _narrow_stream,
         "strided": _strided,
         "transposed": _transposed,

@@ -16,14 +16,10 @@ def reference(
     modulated: bool,
     eps: float,
     dtype: torch.dtype,
-    times_BL: Tensor | None = None,
-    bias_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """In float32, or in float64 when given float64. The norm is of the sum as it is written."""
     wide = torch.promote_types(residual_BLD.dtype, torch.float32)
     added = y_BLD.to(wide)
-    if times_BL is not None:
-        added = torch.addcmul(added, times_BL[..., None].to(wide), bias_D.to(wide))
     added = added if gate_B1D is None else gate_B1D.to(wide) * added
     total_BLD = (residual_BLD.to(wide) + added).to(residual_BLD.dtype).contiguous()
     normed = F.layer_norm(total_BLD.to(wide), total_BLD.shape[-1:], eps=eps)

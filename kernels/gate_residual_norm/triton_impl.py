@@ -18,9 +18,9 @@ from humo_rt.kernels.row_quantize import store_quantized
 @triton.jit
 def _kernel(
     total_ptr, normed_ptr, row_scale_ptr,
-    residual_ptr, y_ptr, at_ptr, gate_ptr, times_ptr, bias_ptr, shift_ptr, scale_ptr,
+    residual_ptr, y_ptr, at_ptr, gate_ptr, shift_ptr, scale_ptr,
     length, out_length, width, residual_batch, residual_row, y_batch, y_row, gate_batch, shift_batch, scale_batch, eps,
-    SCATTERED: tl.constexpr, GATED: tl.constexpr, WEIGHED: tl.constexpr, MODULATED: tl.constexpr,
+    SCATTERED: tl.constexpr, GATED: tl.constexpr, MODULATED: tl.constexpr,
     QUANTIZED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
@@ -34,9 +34,6 @@ def _kernel(
     at_y = y_ptr + batch * y_batch + rows[:, None] * y_row + columns
     total = tl.load(at_residual, mask=inside, other=0.0).to(tl.float32)
     y = tl.load(at_y, mask=inside, other=0.0).to(tl.float32)
-    if WEIGHED:
-        times = tl.load(times_ptr + batch * length + rows, mask=there, other=0.0)
-        y += times[:, None] * tl.load(bias_ptr + columns, mask=within, other=0.0).to(tl.float32)
     if GATED:
         y *= tl.load(gate_ptr + batch * gate_batch + columns, mask=within, other=0.0).to(tl.float32)
     written = (total + y).to(total_ptr.dtype.element_ty)
@@ -66,14 +63,11 @@ def run(
     modulated: bool,
     eps: float,
     dtype: torch.dtype,
-    times_BL: Tensor | None = None,
-    bias_D: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The op of this folder; inputs as checked by its wrapper."""
     total_BLD = torch.empty(residual_BLD.shape, dtype=residual_BLD.dtype, device=residual_BLD.device)
     normed_BLD = torch.empty(residual_BLD.shape, dtype=dtype, device=residual_BLD.device)
-    weighed = (times_BL, bias_D)
-    launch(total_BLD, normed_BLD, None, residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, *weighed)
+    launch(total_BLD, normed_BLD, None, residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps)
     return total_BLD, normed_BLD
 
 
@@ -88,8 +82,6 @@ def launch(
     scale: Tensor,
     modulated: bool,
     eps: float,
-    times_BL: Tensor | None,
-    bias_D: Tensor | None,
     at_L: Tensor | None = None,
 ) -> None:
     """Write total and norm, contiguous both, with ``row_scale_BL1`` the norm in e4m3 and its scales there.
@@ -97,20 +89,19 @@ def launch(
     ``at_L``: where in residual and results the rows of y belong, which may be fewer; the total may be the residual.
     """
     batch, length, width = y_BLD.shape
-    gated, weighed, quantized = gate_B1D is not None, times_BL is not None, row_scale_BL1 is not None
+    gated, quantized = gate_B1D is not None, row_scale_BL1 is not None
     residual_BLD, y_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (residual_BLD, y_BLD))
     vectors = (gate_B1D if gated else shift, shift, scale)  # without a gate its address is never read
     gate, shift, scale = (v if v.stride(-1) == 1 else v.contiguous() for v in vectors)
     gate, shift, scale = (vector.expand(batch, 1, width) for vector in (gate, shift, scale))
-    times, bias = (times_BL.contiguous(), bias_D.contiguous()) if weighed else (y_BLD, y_BLD)  # nor these
     config = tile(width, length)
     with torch.cuda.device_of(total_BLD):
         _kernel[(triton.cdiv(length, config["ROWS"]), batch)](
             total_BLD, normed_BLD, row_scale_BL1 if quantized else normed_BLD,
-            residual_BLD, y_BLD, y_BLD if at_L is None else at_L.contiguous(), gate, times, bias, shift, scale,
+            residual_BLD, y_BLD, y_BLD if at_L is None else at_L.contiguous(), gate, shift, scale,
             length, total_BLD.shape[1], width,
             residual_BLD.stride(0), residual_BLD.stride(1), y_BLD.stride(0), y_BLD.stride(1),
             gate.stride(0), shift.stride(0), scale.stride(0), eps,
-            SCATTERED=at_L is not None, GATED=gated, WEIGHED=weighed, MODULATED=modulated, QUANTIZED=quantized,
+            SCATTERED=at_L is not None, GATED=gated, MODULATED=modulated, QUANTIZED=quantized,
             **config,
         )  # fmt: skip

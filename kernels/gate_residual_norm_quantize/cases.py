@@ -10,7 +10,7 @@ from humo_rt.kernels.testing import Case
 
 WORKLOADS = plain.WORKLOADS
 
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, Tensor | None, Tensor | None]
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float]
 
 
 def make_inputs(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, **kinds: bool) -> Inputs:

@@ -1,14 +1,14 @@
 """Residual and modulated LayerNorm of some rows, in place: what only the tokens of faces hear is added here.
 
     r = rows[m]
-    residual[b, r] += y[b, m] + times[b, m] * bias
+    residual[b, r] += y[b, m]
     normed[b, r] = layer_norm(residual[b, r]) * (1 + scale[b]) + shift[b]
 
 residual_BLD: (B, L, D) float32, float16 or bfloat16, contiguous. normed: (B, L, D) contiguous, in the dtype of the
 matrix product that reads it, or its rows in e4m3 with their scales (``QuantizedRows``). Other rows stay as they are.
 y_BMD: (B, M, D) any of the three dtypes; rows may be strided, anything else is copied first.
 rows_M: (M,) int64 in 0..L-1, no two alike, which no one checks. shift_B1D, scale_B1D: (B, 1, D) or (1, 1, D).
-times_BM, bias_D: as of ``gate_residual_norm``. All arithmetic is float32; the norm is of the residual as it is written.
+All arithmetic is float32; the norm is of the residual as it is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from humo_rt.kernels import registry
 from humo_rt.kernels.float8 import FLOAT8, QuantizedRows
-from humo_rt.kernels.gate_residual_norm import DTYPES, check_types, check_weighed_bias
+from humo_rt.kernels.gate_residual_norm import DTYPES, check_types
 from humo_rt.kernels.gather_norm import check_rows
 from humo_rt.kernels.scatter_residual_norm.reference import reference
 
@@ -31,8 +31,6 @@ def scatter_residual_norm(
     shift_B1D: Tensor,
     scale_B1D: Tensor,
     eps: float,
-    times_BM: Tensor | None = None,
-    bias_D: Tensor | None = None,
 ) -> None:
     """Change residual and norm in place; shapes above. ``ValueError`` names the argument that does not fit."""
     quantized = isinstance(normed_BLD, QuantizedRows)
@@ -46,10 +44,9 @@ def scatter_residual_norm(
     for name, vector in (("shift", shift_B1D), ("scale", scale_B1D)):
         if tuple(vector.shape) not in ((1, 1, width), (batch, 1, width)):
             raise ValueError(f"{name} {tuple(vector.shape)} does not fit {batch} branches: give (B or 1, 1, {width})")
-    check_weighed_bias(y_BMD, times_BM, bias_D)
-    check_types(residual=residual_BLD, y=y_BMD, shift=shift_B1D, scale=scale_B1D, times=times_BM, bias=bias_D)
+    check_types(residual=residual_BLD, y=y_BMD, shift=shift_B1D, scale=scale_B1D)
     run = reference if registry.exporting() else _scatter_residual_norm
-    run(residual_BLD, values_BLD, row_scale_BL1, y_BMD, rows_M, shift_B1D, scale_B1D, eps, times_BM, bias_D)
+    run(residual_BLD, values_BLD, row_scale_BL1, y_BMD, rows_M, shift_B1D, scale_B1D, eps)
 
 
 def _check_streams(residual_BLD: Tensor, values_BLD: Tensor, row_scale_BL1: Tensor | None) -> None:
@@ -76,11 +73,9 @@ def _scatter_residual_norm(
     shift_B1D: Tensor,
     scale_B1D: Tensor,
     eps: float,
-    times_BM: Tensor | None = None,
-    bias_D: Tensor | None = None,
 ) -> None:
     run = registry.select("scatter_residual_norm", residual_BLD.device)
-    run(residual_BLD, normed_BLD, row_scale_BL1, y_BMD, rows_M, shift_B1D, scale_B1D, eps, times_BM, bias_D)
+    run(residual_BLD, normed_BLD, row_scale_BL1, y_BMD, rows_M, shift_B1D, scale_B1D, eps)
 
 
 @_scatter_residual_norm.register_fake

@@ -11,7 +11,7 @@ from humo_rt.kernels.testing import Case
 
 __all__ = ["CASES", "WORKLOADS", "bytes_moved", "make_inputs"]
 
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, float, Tensor | None, Tensor | None]
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, float]
 
 
 def make_inputs(
@@ -20,7 +20,6 @@ def make_inputs(
     device: torch.device,
     *,
     share: float = SHARE,
-    weighed: bool = True,
     in_e4m3: bool = False,
 ) -> Inputs:
     """A float32 residual stream, its norm from before, what is to be added to some rows, two of six vectors."""
@@ -34,11 +33,9 @@ def make_inputs(
     if in_e4m3:
         normed_BLD, row_scale_BL1 = quantized(normed_BLD.float())
     rows_M = some_rows(length, share, generator)
-    y_BMD, times_BM, bias_D = normal(batch, len(rows_M), width).to(dtype), None, None
-    if weighed:
-        times_BM, bias_D = normal(batch, len(rows_M)), normal(width).to(dtype)
+    y_BMD = normal(batch, len(rows_M), width).to(dtype)
     shift_B1D, scale_B1D = normal(batch, 6, width).chunk(6, dim=1)[3:5]
-    return residual_BLD, normed_BLD, row_scale_BL1, y_BMD, rows_M, shift_B1D, scale_B1D, EPS, times_BM, bias_D
+    return residual_BLD, normed_BLD, row_scale_BL1, y_BMD, rows_M, shift_B1D, scale_B1D, EPS
 
 
 def bytes_moved(
@@ -52,7 +49,7 @@ def bytes_moved(
 
 def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
     residual_BLD, normed_BLD, scales, y_BMD, rows_M, shift_B1D, scale_B1D, *rest = make_inputs(
-        (3, 40, 256), dtype, device, share=0.5, weighed=False
+        (3, 40, 256), dtype, device, share=0.5
     )
     y_BMD, rows_M = y_BMD[:, ::3], rows_M.flip(0)[::3]
     return residual_BLD.to(dtype), normed_BLD, scales, y_BMD, rows_M, shift_B1D[:1], scale_B1D, *rest
@@ -60,7 +57,7 @@ def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
 
 def _cases(dtype: torch.dtype) -> list[Case]:
     shapes = [(1, 1, 64), (3, 63, 256), (8, 5, 1000), (2, 1000, 63), (1, 9, 1536), (1, 3, 5120)]
-    kinds = {"": {}, " in e4m3": {"weighed": False, "in_e4m3": True}}
+    kinds = {"": {}, " in e4m3": {"in_e4m3": True}}
     suffix = str(dtype).removeprefix("torch.")
     plain = [
         Case(

@@ -18,15 +18,13 @@ def reference(
     shift_B1D: Tensor,
     scale_B1D: Tensor,
     eps: float,
-    times_BM: Tensor | None = None,
-    bias_D: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """In float32, or in float64 when given float64; returns what it changed. The norm is of the sum as written."""
     wide = torch.promote_types(residual_BLD.dtype, torch.float32)
     dtype = normed_BLD.dtype if row_scale_BL1 is None else wide
     inside_BMD = residual_BLD.index_select(1, rows_M)
     inputs = (inside_BMD, y_BMD, None, shift_B1D, scale_B1D, True, eps, dtype)
-    inside_BMD, rows_BMD = residual_norm(*inputs, times_BM, bias_D)
+    inside_BMD, rows_BMD = residual_norm(*inputs)
     residual_BLD.index_copy_(1, rows_M, inside_BMD)
     if row_scale_BL1 is None:
         normed_BLD.index_copy_(1, rows_M, rows_BMD)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from humo_rt.kernels.audio_face_attention import audio_face_attention
 from humo_rt.kernels.audio_face_attention import cases as attention
-from humo_rt.kernels.audio_face_probabilities import add_folded, audio_face_probabilities, fold_values
+from humo_rt.kernels.audio_face_probabilities import audio_face_probabilities, fold_values, weigh_values
 from humo_rt.kernels.audio_face_probabilities.cases import CASES, make_inputs
+from humo_rt.kernels.audio_face_probabilities.reference import reference
 from humo_rt.kernels.testing import deviation
 from tests.kernels import op_checks
 
@@ -16,23 +20,61 @@ CPU = torch.device("cpu")
 SOFT = attention.Sizes(batch=2, frames=3, tokens=6, heads=2, head_dim=8, keys=4, speakers=2, mask="soft")
 
 
+def fold_inputs(sizes: attention.Sizes, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """Queries, norm weight, keys, values and face weights; weight and bias of an output projection."""
+    q, norm_weight, k, v, face, _ = attention.make_inputs(sizes, dtype, CPU)
+    width, generator = q.shape[-1], torch.Generator().manual_seed(0)
+    weight = torch.randn(width, width, generator=generator) / width**0.5
+    return q, norm_weight, k, v, face, weight.to(dtype), torch.randn(width, generator=generator).to(dtype)
+
+
+def projected_attention(q, norm_weight, k, v, face, weight, bias):
+    """Each speaker's attention, projected, bias included, times its face weights."""
+    heard = audio_face_attention(q, norm_weight, k, v, face)
+    times = torch.full(q.shape[:2], float(len(k)), dtype=q.dtype) if face is None else face.sum(0)
+    return F.linear(heard, weight) + (bias * times[..., None]).to(q.dtype)
+
+
+def folded_attention(q, norm_weight, k, v, face, weight, bias):
+    return weigh_values(audio_face_probabilities(q, norm_weight, k, face), fold_values(v, weight, bias))
+
+
 @pytest.mark.parametrize("mask", ["none", "soft", "binary"])
-def test_folded_values_give_the_projected_attention(mask):
-    sizes = attention.Sizes(batch=2, frames=3, tokens=6, heads=2, head_dim=8, keys=4, speakers=2, mask=mask)
-    q, norm_weight, k, v, face, eps = attention.make_inputs(sizes, torch.float32, CPU)
-    residual, (weight, bias) = torch.randn(q.shape), (torch.randn(16, 16), torch.randn(16))
-    heard = audio_face_attention(q, norm_weight, k, v, face, eps)
-    shares = torch.full(q.shape[:2], 2.0) if face is None else face.sum(0)
-    expected = residual + heard @ weight.T + bias * shares[..., None]
-    prob = audio_face_probabilities(q, norm_weight, k, face, eps)
-    torch.testing.assert_close(add_folded(residual, prob, fold_values(v, weight, bias)), expected)
+@pytest.mark.parametrize("speakers", [1, 2])
+def test_folded_values_give_the_projected_attention(speakers, mask):
+    inputs = fold_inputs(replace(SOFT, speakers=speakers, mask=mask), torch.float32)
+    torch.testing.assert_close(folded_attention(*inputs), projected_attention(*inputs))
 
 
-def test_a_wider_residual_keeps_its_dtype():
-    q, norm_weight, k, v, face, eps = attention.make_inputs(SOFT, torch.bfloat16, CPU)
-    prob = audio_face_probabilities(q, norm_weight, k, face, eps)
-    residual = torch.zeros(q.shape)
-    assert add_folded(residual, prob, fold_values(v, torch.eye(16), None)).dtype == torch.float32
+@pytest.mark.parametrize("speakers", [1, 2])
+@pytest.mark.parametrize(("heads", "head_dim"), [(12, 128), (4, 64)])
+def test_folding_keeps_the_tolerance_rule_in_bfloat16(speakers, heads, head_dim):
+    sizes = replace(SOFT, heads=heads, head_dim=head_dim, keys=16, speakers=speakers)
+    inputs = fold_inputs(sizes, torch.bfloat16)
+    *wide, face, weight, bias = (x.double() for x in inputs)
+    prob = reference(*wide[:3], face, 1e-6)
+    truth = weigh_values(prob, fold_values(wide[3], weight, bias))
+    eager = projected_attention(*inputs)
+    bound = 2 * (eager - truth).abs().max() + 2 * (eager + 0.3 - 0.3 - eager).abs().max()
+    assert (folded_attention(*inputs) - truth).abs().max() <= bound
+
+
+def test_what_weighs_nothing_hears_nothing():
+    """No bias either, which a head carries whole."""
+    inputs = fold_inputs(replace(SOFT, mask="binary"), torch.bfloat16)
+    outside = (inputs[4] == 0).all(0)
+    assert outside.any()
+    assert not folded_attention(*inputs)[outside].any()
+
+
+def test_folded_values_are_read_where_they_were_written():
+    """Frames within rows: dense along the width, so that a batched product takes them as they are."""
+    _, _, _, v, _, weight, bias = fold_inputs(SOFT, torch.bfloat16)
+    folded = fold_values(v, weight, bias)
+    frames, rows, width = 2 * 3, 2 * 2 * 4, 16
+    assert folded.shape == (frames, rows, width)
+    assert folded.stride() == (width, frames * width, 1)
+    assert folded.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

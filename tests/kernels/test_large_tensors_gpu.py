@@ -101,7 +101,7 @@ def test_causal_conv(backend):
 @needs(17)
 @backends_of("gate_residual_norm")
 def test_gate_residual_norm(backend):
-    *_, gate, shift, scale, modulated, eps, dtype = make_inputs("gate_residual_norm", (1, 1, 256))[:8]
+    *_, gate, shift, scale, modulated, eps, dtype = make_inputs("gate_residual_norm", (1, 1, 256))
     residual = torch.zeros(2, 2**22 + 8, 256, dtype=torch.bfloat16, device=CUDA)
     residual[1, -8:] = torch.randn(8, 256, device=CUDA)
     y = residual.flip(-1)

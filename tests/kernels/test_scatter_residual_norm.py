@@ -37,10 +37,10 @@ class TestArithmetic:
     @pytest.mark.parametrize("in_e4m3", [False, True])
     def test_rows_are_those_of_gate_residual_norm_and_others_stay(self, in_e4m3):
         inputs = make_inputs((3, 9, 24), torch.bfloat16, CPU, share=0.5, in_e4m3=in_e4m3)
-        residual, values, scales, y, rows, shift, scale, eps, times, bias = copy.deepcopy(inputs)
+        residual, values, scales, y, rows, shift, scale, eps = copy.deepcopy(inputs)
         found = changed(*copy.deepcopy(inputs))
         dtype = torch.float32 if in_e4m3 else torch.bfloat16
-        total, normed = gate_residual_norm(residual[:, rows], y, None, shift, scale, True, eps, dtype, times, bias)
+        total, normed = gate_residual_norm(residual[:, rows], y, None, shift, scale, True, eps, dtype)
         expected = (total, *quantize_rows(normed)) if in_e4m3 else (total, normed)
         op_checks.assert_equal([each[:, rows] for each in map_widened(found)], map_widened(expected))
         others = [row for row in range(9) if row not in rows.tolist()]
@@ -73,11 +73,10 @@ class TestRefusals:
             ({"y": torch.ones(3, 9, 24)}, r"y.*give \(3, 4, 24\)"),
             ({"rows": torch.ones(4)}, "rows.*give int64"),
             ({"shift": torch.ones(24)}, r"shift.*give \(B or 1, 1, 24\)"),
-            ({"bias": None}, "times and bias belong together"),
         ],
     )
     def test_a_bad_argument_is_named(self, inputs, changes, message):
-        names = ("residual", "normed", "y", "rows", "shift", "scale", "eps", "times", "bias")
+        names = ("residual", "normed", "y", "rows", "shift", "scale", "eps")
         residual, normed, _, *rest = inputs
         with pytest.raises(ValueError, match=message):
             scatter_residual_norm(*(dict(zip(names, (residual, normed, *rest))) | changes).values())
@@ -89,7 +88,7 @@ class TestGraphs:
 
     def test_opcheck_in_e4m3(self):
         """Without the test of the schema, which multiplies what an op changes: e4m3 knows no arithmetic."""
-        inputs = make_inputs((3, 9, 24), torch.bfloat16, CPU, weighed=False, in_e4m3=True)
+        inputs = make_inputs((3, 9, 24), torch.bfloat16, CPU, in_e4m3=True)
         tests = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
         torch.library.opcheck(torch.ops.humo_rt.scatter_residual_norm.default, inputs, test_utils=tests)
 
