@@ -1,6 +1,6 @@
 """Every kernel on its real workloads: time, bytes a second, percent of the memory's peak, against PyTorch.
 
-    python benchmarks/bench_kernels.py [--op guidance_sum] [--json FILE]
+    python benchmarks/bench_kernels.py [--op guided_update] [--json FILE]
 
 Needs an NVIDIA GPU. Each backend passes the op's own cases before it is timed; one that does not, or is not here, is
 reported and does not stop the others. The L2 cache is overwritten before every run. "reference" is plain PyTorch,
