@@ -29,6 +29,31 @@ app = typer.Typer(
 )
 
 
+def _version_of(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} is not installed as a package"
+
+
+def _say_version(asked: bool) -> None:
+    """Ends the program before a command is looked for."""
+    if asked:
+        typer.echo(_version_of("humo-rt"))
+        raise typer.Exit
+
+
+@app.callback()
+def before_the_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of no command in particular."""
+
+
 @app.command()
 def generate(
     prompt: options.Prompt = None,
@@ -142,14 +167,9 @@ def presets() -> None:
 def version() -> None:
     """Print the versions of humo-rt, torch and Python."""
     import platform
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as installed
 
     for package in ("humo-rt", "torch"):
-        try:
-            typer.echo(f"{package} {installed(package)}")
-        except PackageNotFoundError:
-            typer.echo(f"{package} is not installed as a package")
+        typer.echo(_version_of(package))
     typer.echo(f"python {platform.python_version()}")
 
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import humo_rt
 import humo_rt.media.writer
 import humo_rt.weights.components
 from humo_rt import cli, commands
@@ -348,6 +349,12 @@ class TestSmallCommands:
         listed = run("presets").stdout
         assert all(name in listed for name in PRESETS)
         assert "torch" in run("version").stdout
+
+    def test_the_version_without_a_command(self):
+        result = run("--version")
+        assert result.exit_code == 0
+        assert result.stdout == f"humo-rt {humo_rt.__version__}\n"
+        assert run("version").stdout.startswith(result.stdout)
 
     def test_help_imports_nothing_heavy(self):
         code = (
