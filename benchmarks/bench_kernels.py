@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from own_process import announce, failure_of
+from reporting import hand_over, report_of, save
 
 from humo_rt.kernels import registry
 from humo_rt.kernels.testing import check
@@ -54,19 +55,17 @@ def main() -> None:
     if args.rows:
         bench(args.op[0], args.backends, Record(args.rows))
         return
-    machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
-    print(f"{machine['device']}, torch {machine['torch']}; microseconds, median of {RUNS}")
-    report = {**machine, "command": " ".join(sys.argv), "results": []}
+    report = report_of(CUDA, results=[])
+    print(f"{report['device']}, torch {report['torch']}; microseconds, median of {RUNS}")
     with tempfile.TemporaryDirectory() as folder:
         for op in args.op:
             announce(f"{op}, stopped after {args.seconds:g} s")
             rows = in_own_process(op, args, Path(folder))
             print_rows(rows)
             report["results"] += rows
-            if args.json:
-                args.json.write_text(json.dumps(report, indent=1) + "\n")
+            save(report, args.json)
     print_summary(report["results"])
-    print(json.dumps(report))
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:

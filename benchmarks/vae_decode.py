@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from own_process import announce, failure_of
+from reporting import hand_over, report_of
 from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, preset
@@ -52,17 +53,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = [in_own_process(name, args, Path(folder)) for name in (DIFFUSERS, "plain", *args.variants)]
-    report = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version(),
-        "command": " ".join(sys.argv),
-        "results": rows,
-    }
+    report = report_of(CUDA, results=rows)
     print_report(report, args)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:
