@@ -14,7 +14,6 @@ A row that fails is reported and the others go on. JSON last.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 import torch
 from bench_block import make_dit
+from reporting import hand_over, report_of
 from torch import Tensor
 
 from humo_rt.config import preset
@@ -66,13 +66,7 @@ def main() -> None:
         sys.exit("audio_faces finds no NVIDIA GPU: add --device cpu --presets nano for a trial run")
     with torch.no_grad():
         results = [row for name in args.presets for row in measure(name, args, device)]
-    report = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "command": " ".join(sys.argv),
-        "branches": args.branches,
-        "results": results,
-    }
+    report = report_of(device, branches=args.branches, results=results)
     print(f"{report['device']}, torch {report['torch']}: {FRAMES} frames of {ROWS * COLUMNS} tokens")
     for row in results:
         name = f"{row['preset']} {row['block']} {row['case']}"
@@ -84,9 +78,7 @@ def main() -> None:
             continue
         error = f"error {row['error']:.1e}" if "error" in row else ""
         print(f"{name:52} {row['median']:8.3f} ms, audio {row['added']:8.3f} ms, share {row['share']:.2f} {error}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 import time
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from floor import measure_floor, milliseconds
+from reporting import hand_over, report_of
 from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DiTConfig, ModelConfig, preset
@@ -72,21 +72,17 @@ def main() -> None:
         kernel = dit.blocks[0].self_attn.attention_function
         floor = measure_floor(dit_config, noise.shape, args.runs, device, attention=kernel)
         rows = measure_variants(dit, make_conditions(dit_config, noise), noise, names, args)
-    report = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "command": " ".join(sys.argv),
-        "attention_backend": backend,
-        "layers": dit_config.num_layers,
-        "branches": names,
-        "tokens": floor.pop("tokens"),
-        "floor_of_a_branch": floor,
-        "results": compared(rows, len(names) * floor["total"]),
-    }
+    report = report_of(
+        device,
+        attention_backend=backend,
+        layers=dit_config.num_layers,
+        branches=names,
+        tokens=floor.pop("tokens"),
+        floor_of_a_branch=floor,
+        results=compared(rows, len(names) * floor["total"]),
+    )
     print_table(report, args)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,7 +11,6 @@ quantises itself. TFLOP/s of medians, and the relative error against float64 on 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bench_kernels import microseconds
+from reporting import hand_over, report_of
 from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig, preset
@@ -51,19 +51,11 @@ def main() -> None:
     with torch.no_grad():
         rows = [row for width, result in shapes(config) for row in products(args.tokens, width, result)]
         rows += attentions(args.tokens, config)
-    report = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version(),
-        "command": " ".join(sys.argv),
-        "results": rows,
-    }
+    report = report_of(CUDA, results=rows)
     for row in rows:
         numbers = row.get("failed") or f"{row['median']:9.1f} us {row['tflops']:7.0f} TFLOP/s, error {row['error']:.2e}"
         print(f"{row['part']:28} {row['name']:34} {numbers[:200]}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    hand_over(report, args.json)
 
 
 def shapes(config: DiTConfig) -> list[tuple[int, int]]:

@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from bench_block import TIMESTEP, branch_names, make_conditions, make_dit, make_noise
 from floor import milliseconds
+from reporting import hand_over, report_of
 from torch import Tensor
 
 from humo_rt.config import ModelConfig, preset
@@ -50,18 +49,9 @@ def main() -> None:
     with torch.no_grad():
         variants, failed = make_variants(config, args, device)
         rows = measure(variants, config, args, device)
-    report = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version() if device.type == "cuda" else None,
-        "command": " ".join(sys.argv),
-        "layers": dit_config.num_layers,
-        "results": rows + failed,
-    }
+    report = report_of(device, layers=dit_config.num_layers, results=rows + failed)
     print_table(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -9,10 +9,8 @@ one prompt are. Scores of lips, person and caption: ``python -m training.evaluat
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from guidance_reuse import PROMPT, SAMPLES
+from reporting import hand_over, report_of
 from torch import Tensor
 
 from humo_rt.pipeline import Pipeline
 from humo_rt.runtime.attention_backends import AUTO, CHOICES, CUDNN_FP8
+from humo_rt.runtime.placement import chosen_device
 from humo_rt.runtime.precision import EXACT, FP8
 
 # The usual constants of SSIM, for values in 0..1.
@@ -43,16 +43,8 @@ def main() -> None:
             rows[name] = {"failed": f"{type(error).__name__}: {error}"}
     for name, row in rows.items():
         print(f"{name:24}" + (row.get("failed") or f"PSNR {row['psnr']:6.2f} dB  SSIM {row['ssim']:.4f}"))
-    report = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
-        "command": " ".join(sys.argv),
-        "videos": len(audios),
-        "rows": rows,
-    }
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    report = report_of(chosen_device(args.device), videos=len(audios), rows=rows)
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -9,17 +9,15 @@ table. Scores of lips, person and caption: ``python -m training.evaluate --guida
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+from reporting import hand_over, report_of
 
 import humo_rt
 from humo_rt.sampling.branches import GuidedModel
@@ -40,16 +38,8 @@ def main() -> None:
     for schedule in args.schedules:
         rows[schedule] = row([generate(pipeline, args, audio, schedule) for audio in audios], exact)
         print_row(schedule, rows[schedule])
-    report = {
-        "machine": torch.cuda.get_device_name() if pipeline.device.type == "cuda" else platform.machine(),
-        "torch": torch.__version__,
-        "command": " ".join(sys.argv),
-        "videos": len(audios),
-        "rows": rows,
-    }
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    report = report_of(pipeline.device, videos=len(audios), rows=rows)
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:

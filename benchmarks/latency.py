@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from floor import branch_work, measure_floor, token_count
+from reporting import save
 from stage_chart import save_stage_chart
 
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE, DiTConfig
@@ -55,8 +56,7 @@ def main() -> None:
     if args.baseline:
         report["ratio_to_baseline"] = ratios(report["variants"])
     print_table(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    save(report, args.json)
     picture = args.png or (args.json and args.json.with_suffix(".png"))
     if picture:
         title = f"{first['settings']['model']} on {report['machine']['device']}, seconds per stage"

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reporting import hand_over
 
 from humo_rt.config import PRESETS, ModelConfig
 from humo_rt.model.dit import HumoDiT
@@ -88,9 +89,7 @@ def main() -> None:
             exports = {job: pool.submit(exported, job, folder) for job in jobs}
             cases = [attempt(job, exports[job], args) for job in jobs]
     report = {"machine": machine(), "command": " ".join(sys.argv), "cases": cases}
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    hand_over(report, args.json)
     if not all(case["accepted"] for case in cases):
         sys.exit(1)
 

@@ -17,7 +17,6 @@ import argparse
 import functools
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -27,6 +26,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from own_process import announce, failure_of
+from reporting import hand_over, report_of
 from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, preset
@@ -52,17 +53,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = [in_own_process(name, args, Path(folder)) for name in (DIFFUSERS, "plain", *args.variants)]
-    report = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
-        "cudnn": torch.backends.cudnn.version(),
-        "command": " ".join(sys.argv),
-        "results": rows,
-    }
+    report = report_of(CUDA, results=rows)
     print_report(report, args)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(report))
+    hand_over(report, args.json)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -84,20 +77,10 @@ def in_own_process(name: str, args: argparse.Namespace, folder: Path) -> dict[st
     announce(f"{name}, stopped after {SECONDS} s")
     found = folder / f"{name.replace(' ', '_')}.json"
     size = ["--height", args.height, "--width", args.width, "--num-frames", args.num_frames, "--pieces", *args.pieces]
-    command = [sys.executable, __file__, "--only", name, "--folder", folder, "--json", found, *size]
-    command += ["--profile"] if args.profile else []
-    try:
-        done = subprocess.run([*map(str, command)], stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False)
-        failure = {"error": done.stderr.strip()[-600:]} if done.returncode else {}
-    except subprocess.TimeoutExpired:
-        failure = {"error": f"not done after {SECONDS} s"}
+    size += ["--profile"] if args.profile else []
+    error = failure_of(__file__, "--only", name, "--folder", folder, "--json", found, *size, seconds=SECONDS)
     report = json.loads(found.read_text()) if found.exists() else {"variant": name}
-    return report | failure
-
-
-def announce(what: str) -> None:
-    """On the terminal at once: the next thing may never return."""
-    print(f"... {what}", flush=True)
+    return report if error is None else report | {"error": error}
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ namespace humo_rt {
 
 void bind_audio_face_attention(py::module_& module);
 void bind_causal_conv(py::module_& module);
-void bind_guidance_sum(py::module_& module);
 void bind_guided_update(py::module_& module);
 
 }  // namespace humo_rt
@@ -26,6 +25,5 @@ PYBIND11_MODULE(_C, module) {
       .value("bfloat16", DType::kBFloat16);
   humo_rt::bind_audio_face_attention(module);
   humo_rt::bind_causal_conv(module);
-  humo_rt::bind_guidance_sum(module);
   humo_rt::bind_guided_update(module);
 }

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from humo_rt.sampling.guidance import GuidanceRow, GuidanceTable
     from humo_rt.sampling.reuse import GuidanceReuse
 
+    __version__: str
+
 _HOMES = {
     "PRESETS": "humo_rt.config",
     "DetectFaces": "humo_rt.conditions.face",
@@ -48,12 +50,24 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__version__":
+        value = _installed_version()
+    elif name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    else:
         raise AttributeError(f"module 'humo_rt' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("humo-rt")
+    except PackageNotFoundError:
+        raise AttributeError("humo_rt has no __version__ where it is not installed: pip install -e .") from None

@@ -33,6 +33,7 @@ def show(findings: Findings, console: Console) -> None:
 
 def _machine(machine: Machine) -> Table:
     table = _table("Machine", "", "")
+    table.add_row("humo-rt", machine.version or "not installed as a package")
     table.add_row("system", f"{machine.system}, Python {machine.python}")
     table.add_row("processor", f"{machine.cores} cores, {_size(machine.free_memory)} memory free")
     for gpu in machine.gpus:

@@ -46,8 +46,10 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Findings; memory in bytes, versions as text, None for what is not there. ``problems`` prevent any generation."""
+    """Findings; memory in bytes, versions as text (``version`` is humo-rt's own), None for what is not there.
+    ``problems`` prevent any generation."""
 
+    version: str | None
     python: str
     system: str
     cores: int
@@ -75,6 +77,7 @@ def examine_machine() -> Machine:
             if not there
         ]
     return Machine(
+        version=_version("humo-rt"),
         python=platform.python_version(),
         system=platform.platform(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

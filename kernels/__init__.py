@@ -1,7 +1,7 @@
 """Fused operations with a PyTorch reference beside each: one folder per op, the folder name is the op name everywhere.
 
 Importing an op imports neither Triton nor the compiled module; ``registry`` loads those when a tensor on a GPU asks.
-``from humo_rt.kernels.guidance_sum import guidance_sum``.
+``from humo_rt.kernels.guided_update import guided_update``.
 
 The folder is installed as ``humo_rt.kernels`` and works under no other name: a top-level ``kernels`` belongs to
 Hugging Face. transformers looks for that one by importing it and reading its version, and in a checkout finds this

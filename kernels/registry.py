@@ -19,7 +19,6 @@ import torch
 logger = logging.getLogger(__name__)
 
 OPS = (
-    "guidance_sum",
     "audio_face_attention",
     "audio_face_probabilities",
     "text_attention",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from humo_rt.kernels import float8
 
@@ -18,3 +22,15 @@ def store_quantized(values_ptr, scale_ptr, x, at, at_row, inside, inside_row):
     values = x * (1.0 / amax * LARGEST)[:, None]
     tl.store(values_ptr + at, values.to(values_ptr.dtype.element_ty), mask=inside)
     tl.store(scale_ptr + at_row, amax / LARGEST, mask=inside_row)
+
+
+def launch(kernel: triton.JITFunction, x: Tensor, tile: Callable[[int, int], dict[str, int]]) -> tuple[Tensor, Tensor]:
+    """Values and scales of the rows of ``x`` (..., D) by ``kernel``, in tiles that ``tile(width, length)`` chooses."""
+    width = x.shape[-1]
+    length = x.numel() // width
+    values = torch.empty(x.shape, dtype=float8.FLOAT8, device=x.device)
+    scale = torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device)
+    config = tile(width, length)
+    with torch.cuda.device_of(values):
+        kernel[(triton.cdiv(length, config["ROWS"]),)](values, scale, x.contiguous(), length, width, **config)
+    return values, scale

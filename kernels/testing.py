@@ -8,9 +8,10 @@ e4m3 results are compared with the truth before it was rounded, and may miss it 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,17 @@ class Case:
 
     name: str
     make: Callable[[torch.device], tuple[object, ...]]
+
+
+def in_each_dtype(
+    makers: Mapping[str, Callable[[torch.dtype, torch.device], tuple[object, ...]]], dtypes: Sequence[torch.dtype]
+) -> list[Case]:
+    """A case for each dtype and each of ``makers``, which make inputs of that dtype on a device."""
+    return [
+        Case(name=f"{name} {str(dtype).removeprefix('torch.')}", make=partial(make, dtype))
+        for dtype in dtypes
+        for name, make in makers.items()
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)

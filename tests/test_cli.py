@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+import humo_rt
 import humo_rt.media.writer
 import humo_rt.weights.components
-from humo_rt import cli
+from humo_rt import cli, commands
 from humo_rt.config import PRESETS
 from humo_rt.media import read_video
 from tests.weights.tiny_model import tiny_config, tiny_weights, write_own, write_published
@@ -97,7 +98,7 @@ class TestGenerate:
             calls["model"] = model
             return Recorder()
 
-        monkeypatch.setattr(cli, "load_pipeline", load)
+        monkeypatch.setattr(commands, "load_pipeline", load)
         line = refused(
             "generate", "--prompt", "x", "--preset", "humo-17b", "--weights", "random", "--height", 64, "--width", 32,
             "--num-frames", 9, "--steps", 7, "--seed", 5, "--guidance", "humo-17b", "--guidance-scale", 2,
@@ -143,7 +144,7 @@ class TestGenerate:
         def seen(conditions, options, model, output, sheet):
             asked.update(conditions)
 
-        monkeypatch.setattr(cli, "_generate_one", seen)
+        monkeypatch.setattr(commands, "generate_one", seen)
         result = run("generate", "--prompt", "x", *arguments)
         assert result.exit_code == 0, result.output
         found = asked["audio"]
@@ -208,7 +209,7 @@ class TestBadInput:
         (folder / "header.wav").write_bytes(content[:30])
         (folder / "cut.wav").write_bytes(content[: len(content) // 3])
         before = names(folder)
-        monkeypatch.setattr(cli, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad request"))
+        monkeypatch.setattr(commands, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad request"))
         quick = [
             value for pair in zip(QUICK[::2], QUICK[1::2], strict=True) if pair[0] not in arguments for value in pair
         ]
@@ -264,8 +265,8 @@ class TestCases:
 
     def test_one_bad_case_does_not_stop_the_others(self, folder, monkeypatch):
         loads = []
-        load = cli.load_pipeline
-        monkeypatch.setattr(cli, "load_pipeline", lambda **model: loads.append(model) or load(**model))
+        load = commands.load_pipeline
+        monkeypatch.setattr(commands, "load_pipeline", lambda **model: loads.append(model) or load(**model))
         good = {"img_paths": ["face.png"], "audio_path": "speech.wav", "prompt": "A man speaks."}
         self.write(folder, {"case_1": good, "case_2": good | {"audio_path": "absent.wav"}, "case_3": {"prompt": "x"}})
         result = run("generate", "--cases", "cases.json", "-o", "videos", *QUICK)
@@ -286,7 +287,7 @@ class TestCases:
         assert not (folder / "out").exists()
 
     def test_an_option_no_case_can_have_is_refused_before_loading(self, folder, monkeypatch):
-        monkeypatch.setattr(cli, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad option"))
+        monkeypatch.setattr(commands, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad option"))
         self.write(folder, {"only": {"prompt": "x"}})
         assert "height 479" in refused("generate", "--cases", "cases.json", "--height", 479, *QUICK)
         assert not (folder / "out").exists()
@@ -307,7 +308,7 @@ class TestStopping:
             def generate(self, **options):
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(cli, "load_pipeline", lambda **_: Interrupted())
+        monkeypatch.setattr(commands, "load_pipeline", lambda **_: Interrupted())
         result = run("generate", "--prompt", "x", *QUICK)
         assert result.exit_code == 130
         assert result.stderr.startswith("stopped")
@@ -318,7 +319,7 @@ class TestStopping:
         script.write_text(
             "import sys, time\n"
             "import numpy as np\n"
-            "from humo_rt import cli\n"
+            "from humo_rt import cli, commands\n"
             "from humo_rt.media import VideoWriter\n"
             "class Slow:\n"
             "    def generate(self, *, output, **options):\n"
@@ -326,8 +327,8 @@ class TestStopping:
             "            while True:\n"
             "                writer.write(np.zeros((1, 32, 32, 3), dtype=np.uint8))\n"
             "                time.sleep(0.02)\n"
-            "cli.load_pipeline = lambda **model: Slow()\n"
-            "cli._checked_before_loading = lambda conditions, options, *_: options\n"
+            "commands.load_pipeline = lambda **model: Slow()\n"
+            "commands._checked_before_loading = lambda conditions, options, *_: options\n"
             "cli.main()\n"
         )
         command = [sys.executable, str(script), "generate", "--prompt", "x", *QUICK]
@@ -348,6 +349,12 @@ class TestSmallCommands:
         listed = run("presets").stdout
         assert all(name in listed for name in PRESETS)
         assert "torch" in run("version").stdout
+
+    def test_the_version_without_a_command(self):
+        result = run("--version")
+        assert result.exit_code == 0
+        assert result.stdout == f"humo-rt {humo_rt.__version__}\n"
+        assert run("version").stdout.startswith(result.stdout)
 
     def test_help_imports_nothing_heavy(self):
         code = (

@@ -3,6 +3,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+import humo_rt
 from humo_rt import cli, doctor
 from humo_rt.config import PRESETS
 from humo_rt.weights.config_file import write_config
@@ -31,6 +32,7 @@ def test_the_machine_alone(tmp_path):
     machine = findings["machine"]
     assert code == 0
     assert findings["ok"]
+    assert machine["version"] == humo_rt.__version__
     assert machine["cores"] > 0
     assert machine["free_memory"] > 0
     assert machine["packages"]["torch"]
@@ -127,3 +129,4 @@ def test_tables_for_people(folder):
     assert result.exit_code == 0, result.output
     for word in ("Machine", "humo-17b: files", "text encoder", "Nothing is missing."):
         assert word in result.stdout
+    assert ["humo-rt", humo_rt.__version__] in [line.split() for line in result.stdout.splitlines()]

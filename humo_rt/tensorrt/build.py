@@ -17,10 +17,10 @@ from pathlib import Path
 
 from humo_rt.tensorrt.build_log import Messages, OnProgress
 from humo_rt.tensorrt.engine_file import SUFFIX, EngineHeader, file_name, write_engine
-from humo_rt.tensorrt.network import read_graph
+from humo_rt.tensorrt.network import Graph, read_graph
 from humo_rt.tensorrt.plan import compile_plan
 from humo_rt.tensorrt.profiles import profiles_for
-from humo_rt.tensorrt.targets import RTX, TensorRT, driver_present, find_target, load_tensorrt
+from humo_rt.tensorrt.targets import RTX, Target, TensorRT, driver_present, find_target, load_tensorrt
 from humo_rt.tensorrt.weights import EMBEDDED, REFITTABLE, SEPARATE, STRIPPED, WEIGHTS, onnx_digest
 
 _GIB = 1024**3
@@ -100,22 +100,7 @@ def build_engine(
     tensorrt = load_tensorrt(target.package)
     _require_possible(settings, tensorrt)
     graph = read_graph(Path(onnx))
-    asked = {name: getattr(settings, name) for name in ("sizes", "num_frames", "branches", "references")}
-    header = EngineHeader(
-        spec=graph.spec,
-        profiles=profiles_for(graph.spec.config, **asked),
-        target=settings.target,
-        capability=target.capability,
-        package=tensorrt.package,
-        package_version=tensorrt.version,
-        project_version=version("humo-rt"),
-        opset=graph.opset,
-        weights=settings.weights,
-        weight_streaming=settings.weight_streaming,
-        onnx=str(graph.path.resolve()),
-        onnx_sha256=onnx_digest(graph.path),
-        command=(),
-    )
+    header = _planned_header(settings, graph, target, tensorrt)
     path = Path(output) if output is not None else Path(file_name(header))
     holds_weights = settings.weights in (EMBEDDED, REFITTABLE)
     _require_writable(path, _KERNEL_BYTES + (graph.nbytes if holds_weights else 0))
@@ -140,6 +125,26 @@ def build_engine(
         notes=plan.notes,
         warnings=tuple(messages.warnings),
         fallbacks=messages.fallbacks,
+    )
+
+
+def _planned_header(settings: BuildSettings, graph: Graph, target: Target, tensorrt: TensorRT) -> EngineHeader:
+    """What is known before compiling: all but the bindings of separate weights and the command."""
+    asked = {name: getattr(settings, name) for name in ("sizes", "num_frames", "branches", "references")}
+    return EngineHeader(
+        spec=graph.spec,
+        profiles=profiles_for(graph.spec.config, **asked),
+        target=settings.target,
+        capability=target.capability,
+        package=tensorrt.package,
+        package_version=tensorrt.version,
+        project_version=version("humo-rt"),
+        opset=graph.opset,
+        weights=settings.weights,
+        weight_streaming=settings.weight_streaming,
+        onnx=str(graph.path.resolve()),
+        onnx_sha256=onnx_digest(graph.path),
+        command=(),
     )
 
 

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from humo_rt.kernels import registry
 from humo_rt.kernels.adaln_modulate.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+from humo_rt.kernels.arguments import check_axes, check_dtypes, check_one_device
 
 
 def adaln_modulate(x_BLD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """Normalised and modulated rows; shapes above. ``ValueError`` names the argument that does not fit."""
     check_inputs(x_BLD, shift_B1D, scale_B1D)
-    if dtype not in DTYPES:
-        raise ValueError(f"out is {dtype}: use float32, float16 or bfloat16")
+    check_dtypes(out=dtype)
     if registry.exporting():
         return reference(x_BLD, shift_B1D, scale_B1D, eps, dtype)
     return _adaln_modulate(x_BLD, shift_B1D, scale_B1D, eps, dtype)
@@ -30,16 +28,12 @@ def adaln_modulate(x_BLD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: flo
 
 def check_inputs(x_BLD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor) -> None:
     """``ValueError`` unless the tensors fit one another and this op."""
-    if x_BLD.ndim != 3 or x_BLD.numel() == 0:
-        raise ValueError(f"x {tuple(x_BLD.shape)} is not (B, L, D) with every axis at least one")
+    check_axes("(B, L, D)", x=x_BLD)
     for name, vector in (("shift", shift_B1D), ("scale", scale_B1D)):
         if vector.ndim != 3 or vector.shape[0] not in (1, x_BLD.shape[0]) or vector.shape[1:] != (1, x_BLD.shape[2]):
             raise ValueError(f"{name} {tuple(vector.shape)} does not fit x {tuple(x_BLD.shape)}: give (B or 1, 1, D)")
-        if vector.device != x_BLD.device:
-            raise ValueError(f"{name} on {vector.device}, x on {x_BLD.device}: use one device")
-    for name, tensor in (("x", x_BLD), ("shift", shift_B1D), ("scale", scale_B1D)):
-        if tensor.dtype not in DTYPES:
-            raise ValueError(f"{name} is {tensor.dtype}: use float32, float16 or bfloat16")
+    check_one_device(x=x_BLD, shift=shift_B1D, scale=scale_B1D)
+    check_dtypes(x=x_BLD.dtype, shift=shift_B1D.dtype, scale=scale_B1D.dtype)
 
 
 @torch.library.custom_op("humo_rt::adaln_modulate", mutates_args=())

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.testing import Case
+from humo_rt.kernels.testing import in_each_dtype
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EPS = 1e-6
@@ -108,19 +108,4 @@ LAYOUTS = {
     "transposed": _transposed,
     "shared batch": _shared_batch,
 }
-
-
-def _cases(dtype: torch.dtype) -> list[Case]:
-    suffix = str(dtype).removeprefix("torch.")
-    plain = [
-        Case(name=f"{name} {suffix}", make=lambda device, sizes=sizes: make_inputs(sizes, dtype, device))
-        for name, sizes in SHAPES.items()
-    ]
-    laid_out = [
-        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
-        for name, make in LAYOUTS.items()
-    ]
-    return [*plain, *laid_out]
-
-
-CASES = [case for dtype in DTYPES for case in _cases(dtype)]
+CASES = in_each_dtype({name: partial(make_inputs, sizes) for name, sizes in SHAPES.items()} | LAYOUTS, DTYPES)

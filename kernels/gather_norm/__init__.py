@@ -13,30 +13,23 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import check_axes, check_dtypes, check_one_device
 from humo_rt.kernels.gather_norm.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def gather_norm(
     x_BLD: Tensor, rows_M: Tensor, shift_D: Tensor, scale_D: Tensor, eps: float, dtype: torch.dtype
 ) -> Tensor:
     """Normalised rows; shapes above. ``ValueError`` names the argument that does not fit."""
-    if x_BLD.ndim != 3 or x_BLD.numel() == 0:
-        raise ValueError(f"x {tuple(x_BLD.shape)} is not (B, L, D) with every axis at least one")
+    check_axes("(B, L, D)", x=x_BLD)
     check_rows(rows_M, x_BLD)
     for name, vector in (("shift", shift_D), ("scale", scale_D)):
         if vector.shape != x_BLD.shape[2:]:
             raise ValueError(
                 f"{name} {tuple(vector.shape)} does not fit x {tuple(x_BLD.shape)}: give ({x_BLD.shape[2]},)"
             )
-    types = {"x": x_BLD.dtype, "shift": shift_D.dtype, "scale": scale_D.dtype, "out": dtype}
-    for name, given in types.items():
-        if given not in DTYPES:
-            raise ValueError(f"{name} is {given}: use float32, float16 or bfloat16")
-    for name, tensor in (("rows", rows_M), ("shift", shift_D), ("scale", scale_D)):
-        if tensor.device != x_BLD.device:
-            raise ValueError(f"{name} on {tensor.device}, x on {x_BLD.device}: use one device")
+    check_dtypes(x=x_BLD.dtype, shift=shift_D.dtype, scale=scale_D.dtype, out=dtype)
+    check_one_device(x=x_BLD, rows=rows_M, shift=shift_D, scale=scale_D)
     run = reference if registry.exporting() else _gather_norm
     return run(x_BLD, rows_M, shift_D, scale_D, eps, dtype)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.testing import Case
+from humo_rt.kernels.testing import in_each_dtype
 
 EPS = 1e-6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -51,18 +53,6 @@ def _unordered(dtype: torch.dtype, device: torch.device) -> Inputs:
     return x_BLD.to(dtype), rows_M.flip(0), *rest
 
 
-def _cases(dtype: torch.dtype) -> list[Case]:
-    shapes = [(1, 1, 64), (3, 63, 256), (8, 5, 1000), (2, 1000, 63), (1, 9, 1536), (1, 3, 5120)]
-    suffix = str(dtype).removeprefix("torch.")
-    plain = [
-        Case(name=f"{shape} {suffix}", make=lambda device, shape=shape: make_inputs(shape, dtype, device))
-        for shape in shapes
-    ]
-    special = {"strided": _strided, "unordered narrow stream": _unordered}
-    return plain + [
-        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
-        for name, make in special.items()
-    ]
-
-
-CASES = [case for dtype in DTYPES for case in _cases(dtype)]
+SHAPES = [(1, 1, 64), (3, 63, 256), (8, 5, 1000), (2, 1000, 63), (1, 9, 1536), (1, 3, 5120)]
+SPECIAL = {"strided": _strided, "unordered narrow stream": _unordered}
+CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)

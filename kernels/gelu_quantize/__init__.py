@@ -16,16 +16,12 @@ from torch import Tensor
 from humo_rt.kernels import registry
 from humo_rt.kernels.float8 import QuantizedRows
 from humo_rt.kernels.gelu_quantize.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+from humo_rt.kernels.quantize_rows import check_rows
 
 
 def gelu_quantize(x: Tensor) -> QuantizedRows:
     """Values and scales; shapes above. ``ValueError`` names what does not fit."""
-    if x.ndim < 1 or x.numel() == 0:
-        raise ValueError(f"x {tuple(x.shape)} is not (..., D) with every axis at least one")
-    if x.dtype not in DTYPES:
-        raise ValueError(f"x is {x.dtype}: use float32, float16 or bfloat16")
+    check_rows(x)
     return QuantizedRows(*(reference(x) if registry.exporting() else _gelu_quantize(x)))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.testing import Case
+from humo_rt.kernels.testing import in_each_dtype
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,18 +44,6 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return (x.transpose(1, 2),)
 
 
-def _cases(dtype: torch.dtype) -> list[Case]:
-    shapes = [(64,), (3, 63, 768), (2, 100, 63), (5, 1000), (3, 8960), (2, 13_824)]
-    suffix = str(dtype).removeprefix("torch.")
-    plain = [
-        Case(name=f"{shape} {suffix}", make=lambda device, shape=shape: make_inputs(shape, dtype, device))
-        for shape in shapes
-    ]
-    special = {"all negative": _all_negative, "transposed": _transposed}
-    return plain + [
-        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
-        for name, make in special.items()
-    ]
-
-
-CASES = [case for dtype in DTYPES for case in _cases(dtype)]
+SHAPES = [(64,), (3, 63, 768), (2, 100, 63), (5, 1000), (3, 8960), (2, 13_824)]
+SPECIAL = {"all negative": _all_negative, "transposed": _transposed}
+CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)

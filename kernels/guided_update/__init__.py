@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import check_dtypes, check_one_device
 from humo_rt.kernels.guided_update.reference import reference
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 COEFFICIENTS = (3, 5)
 
 
@@ -35,8 +35,7 @@ def guided_update(
     coefficients_35: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Next, corrected and predicted clean latents; shapes above. ``ValueError`` names the wrong argument."""
-    if velocity_BX.dtype not in DTYPES:
-        raise ValueError(f"velocity is {velocity_BX.dtype}: use float32, float16 or bfloat16")
+    check_dtypes(velocity=velocity_BX.dtype)
     if velocity_BX.ndim < 2 or velocity_BX.numel() == 0:
         raise ValueError(f"velocity {tuple(velocity_BX.shape)} is not (B, ...) with every axis at least one")
     latents = {"sample": sample_X, "last_sample": last_sample_X, "newest": newest_X, "older": older_X}
@@ -49,8 +48,7 @@ def guided_update(
             )
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype}: use float32")
-        if tensor.device != velocity_BX.device:
-            raise ValueError(f"{name} on {tensor.device}, velocity on {velocity_BX.device}: use one device")
+    check_one_device(velocity=velocity_BX, weights=weights_B, coefficients=coefficients_35, **latents)
     if registry.exporting():
         return reference(velocity_BX, weights_B, sample_X, last_sample_X, newest_X, older_X, coefficients_35)
     return _guided_update(velocity_BX, weights_B, sample_X, last_sample_X, newest_X, older_X, coefficients_35)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.testing import Case
+from humo_rt.kernels.testing import in_each_dtype
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -51,18 +53,6 @@ def _misaligned(dtype: torch.dtype, device: torch.device) -> Inputs:
     return velocity_BX[0, 1:].view(3, 64), weights_B.repeat(3), *shifted, coefficients_35
 
 
-def _cases(dtype: torch.dtype) -> list[Case]:
-    shapes = [(1, 1), (3, 63), (4, 1000), (8, 4096), (12, 24), (3, 2, 3, 8)]
-    suffix = str(dtype).removeprefix("torch.")
-    plain = [
-        Case(name=f"{shape} {suffix}", make=lambda device, shape=shape: make_inputs(shape, dtype, device))
-        for shape in shapes
-    ]
-    special = {"strided": _strided, "transposed": _transposed, "misaligned": _misaligned}
-    return plain + [
-        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
-        for name, make in special.items()
-    ]
-
-
-CASES = [case for dtype in DTYPES for case in _cases(dtype)]
+SHAPES = [(1, 1), (3, 63), (4, 1000), (8, 4096), (12, 24), (3, 2, 3, 8)]
+LAYOUTS = {"strided": _strided, "transposed": _transposed, "misaligned": _misaligned}
+CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | LAYOUTS, DTYPES)

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import DTYPES, check_axes, check_dtypes, check_one_device
 from humo_rt.kernels.qk_norm_rope.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def qk_norm_rope(
@@ -51,17 +50,13 @@ def check_inputs(
     _check_shapes(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads)
     if q_BLD.dtype not in DTYPES or k_BLD.dtype != q_BLD.dtype:
         raise ValueError(f"q is {q_BLD.dtype} and k {k_BLD.dtype}: use float32, float16 or bfloat16 for both")
-    tensors = {"k": k_BLD, "weight_q": weight_q_D, "weight_k": weight_k_D, "cos": cos_LP, "sin": sin_LP}
-    for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES:
-            raise ValueError(f"{name} is {tensor.dtype}: use float32, float16 or bfloat16")
-        if tensor.device != q_BLD.device:
-            raise ValueError(f"{name} on {tensor.device}, q on {q_BLD.device}: use one device")
+    others = {"weight_q": weight_q_D, "weight_k": weight_k_D, "cos": cos_LP, "sin": sin_LP}
+    check_dtypes(**{name: tensor.dtype for name, tensor in others.items()})
+    check_one_device(q=q_BLD, k=k_BLD, **others)
 
 
 def _check_shapes(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads) -> None:
-    if q_BLD.ndim != 3 or q_BLD.numel() == 0:
-        raise ValueError(f"q {tuple(q_BLD.shape)} is not (B, L, D) with every axis at least one")
+    check_axes("(B, L, D)", q=q_BLD)
     _, length, width = q_BLD.shape
     if num_heads < 1 or width % num_heads or (width // num_heads) % 2:
         raise ValueError(f"width {width} does not split into {num_heads} heads of even width: choose another number")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.testing import Case
+from humo_rt.kernels.testing import in_each_dtype
 
 EPS = 1e-6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -53,19 +55,14 @@ def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
     return q_BLD[:, ::2], k_BLD[:, 1::2], weight_q_D, weight_k_D, cos_LP[::2], sin_LP[::2], *rest
 
 
-def _cases(dtype: torch.dtype) -> list[Case]:
-    shapes = [(1, 1, 1, 2), (3, 21, 4, 64), (8, 5, 3, 128), (2, 7, 5, 200), (1, 9, 12, 128), (1, 3, 40, 128)]
-    shapes += [(1, 131, 1, 10)]
-    suffix = str(dtype).removeprefix("torch.")
-    plain = [
-        Case(name=f"{shape} {suffix}", make=lambda device, shape=shape: make_inputs(shape, dtype, device))
-        for shape in shapes
-    ]
-    special = {"narrow weights": _narrow_weights, "strided": _strided, "transposed": _transposed}
-    return plain + [
-        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
-        for name, make in special.items()
-    ]
-
-
-CASES = [case for dtype in DTYPES for case in _cases(dtype)]
+SHAPES = [
+    (1, 1, 1, 2),
+    (3, 21, 4, 64),
+    (8, 5, 3, 128),
+    (2, 7, 5, 200),
+    (1, 9, 12, 128),
+    (1, 3, 40, 128),
+    (1, 131, 1, 10),
+]
+SPECIAL = {"narrow weights": _narrow_weights, "strided": _strided, "transposed": _transposed}
+CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)

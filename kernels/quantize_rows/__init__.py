@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import check_dtypes
 from humo_rt.kernels.float8 import QuantizedRows
 from humo_rt.kernels.quantize_rows.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def quantize_rows(x: Tensor) -> QuantizedRows:
     """Values and scales; shapes above. ``ValueError`` names what does not fit."""
+    check_rows(x)
+    return QuantizedRows(*(reference(x) if registry.exporting() else _quantize_rows(x)))
+
+
+def check_rows(x: Tensor) -> None:
+    """``ValueError`` unless ``x`` has rows to quantise."""
     if x.ndim < 1 or x.numel() == 0:
         raise ValueError(f"x {tuple(x.shape)} is not (..., D) with every axis at least one")
-    if x.dtype not in DTYPES:
-        raise ValueError(f"x is {x.dtype}: use float32, float16 or bfloat16")
-    return QuantizedRows(*(reference(x) if registry.exporting() else _quantize_rows(x)))
+    check_dtypes(x=x.dtype)
 
 
 @torch.library.custom_op("humo_rt::quantize_rows", mutates_args=())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.testing import Case
+from humo_rt.kernels.testing import in_each_dtype
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -48,18 +50,6 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return (x.transpose(1, 2),)
 
 
-def _cases(dtype: torch.dtype) -> list[Case]:
-    shapes = [(64,), (1, 2), (3, 63, 256), (2, 1000, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
-    suffix = str(dtype).removeprefix("torch.")
-    plain = [
-        Case(name=f"{shape} {suffix}", make=lambda device, shape=shape: make_inputs(shape, dtype, device))
-        for shape in shapes
-    ]
-    special = {"zeros and specks": _zeros_and_specks, "strided": _strided, "transposed": _transposed}
-    return plain + [
-        Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))
-        for name, make in special.items()
-    ]
-
-
-CASES = [case for dtype in DTYPES for case in _cases(dtype)]
+SHAPES = [(64,), (1, 2), (3, 63, 256), (2, 1000, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
+SPECIAL = {"zeros and specks": _zeros_and_specks, "strided": _strided, "transposed": _transposed}
+CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from humo_rt.kernels.float8 import FLOAT8
 from humo_rt.kernels.row_norm import tile
-from humo_rt.kernels.row_quantize import store_quantized
+from humo_rt.kernels.row_quantize import launch, store_quantized
 
 
 @triton.jit
@@ -24,11 +22,4 @@ def _kernel(values_ptr, scale_ptr, x_ptr, length, width, ROWS: tl.constexpr, BLO
 
 def run(x: Tensor) -> tuple[Tensor, Tensor]:
     """The op of this folder; inputs as checked by its wrapper."""
-    width = x.shape[-1]
-    length = x.numel() // width
-    values = torch.empty(x.shape, dtype=FLOAT8, device=x.device)
-    scale = torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device)
-    config = tile(width, length)
-    with torch.cuda.device_of(values):
-        _kernel[(triton.cdiv(length, config["ROWS"]),)](values, scale, x.contiguous(), length, width, **config)
-    return values, scale
+    return launch(_kernel, x, tile)

@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import check_axes, check_dtypes
 from humo_rt.kernels.quantize_tensor.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def quantize_tensor(x_BLD: Tensor) -> tuple[Tensor, Tensor]:
     """Values and scale; shapes above. ``ValueError`` names what does not fit."""
-    if x_BLD.ndim != 3 or x_BLD.numel() == 0:
-        raise ValueError(f"x {tuple(x_BLD.shape)} is not (B, L, D) with every axis at least one")
-    if x_BLD.dtype not in DTYPES:
-        raise ValueError(f"x is {x_BLD.dtype}: use float32, float16 or bfloat16")
+    check_axes("(B, L, D)", x=x_BLD)
+    check_dtypes(x=x_BLD.dtype)
     return reference(x_BLD) if registry.exporting() else _quantize_tensor(x_BLD)
 
 

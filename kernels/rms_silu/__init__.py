@@ -17,18 +17,15 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import check_axes, check_dtypes, check_one_device
 from humo_rt.kernels.rms_silu.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def rms_silu(x_NTYXC: Tensor, gamma_C: Tensor, history_NPYXC: Tensor | None) -> Tensor:
     """History, then the activated norm of x; shapes above. ``ValueError`` names the argument that does not fit."""
     shape = tuple(x_NTYXC.shape)
-    if len(shape) != 5 or x_NTYXC.numel() == 0:
-        raise ValueError(f"x {shape} is not (N, T, Y, X, C) with every axis at least one")
-    if x_NTYXC.dtype not in DTYPES:
-        raise ValueError(f"x is {x_NTYXC.dtype}: use float32, float16 or bfloat16")
+    check_axes("(N, T, Y, X, C)", x=x_NTYXC)
+    check_dtypes(x=x_NTYXC.dtype)
     if tuple(gamma_C.shape) != shape[-1:]:
         raise ValueError(f"gamma {tuple(gamma_C.shape)} does not fit x {shape}: give ({shape[-1]},)")
     if history_NPYXC is not None:
@@ -38,8 +35,7 @@ def rms_silu(x_NTYXC: Tensor, gamma_C: Tensor, history_NPYXC: Tensor | None) -> 
     for name, tensor in {"gamma": gamma_C, "history": history_NPYXC}.items():
         if tensor is not None and tensor.dtype != x_NTYXC.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, x is {x_NTYXC.dtype}: use one dtype")
-        if tensor is not None and tensor.device != x_NTYXC.device:
-            raise ValueError(f"{name} on {tensor.device}, x on {x_NTYXC.device}: use one device")
+    check_one_device(x=x_NTYXC, gamma=gamma_C, history=history_NPYXC)
     if registry.exporting():
         return reference(x_NTYXC, gamma_C, history_NPYXC)
     return _rms_silu(x_NTYXC, gamma_C, history_NPYXC)

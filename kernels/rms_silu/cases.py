@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.testing import Case
+from humo_rt.kernels.testing import in_each_dtype
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -42,23 +44,15 @@ def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
     return x_NTYXC.transpose(1, 4).contiguous().transpose(1, 4), gamma_C, x_NTYXC[:, -2:]
 
 
-def _cases(dtype: torch.dtype) -> list[Case]:
-    shapes = {
-        (1, 1, 1, 1, 64): 2,
-        (3, 2, 7, 9, 63): 1,
-        (1, 4, 5, 11, 96): 2,
-        (2, 1, 3, 3, 1000): 0,
-        (1, 3, 6, 4, 384): 2,
-    }
-    suffix = str(dtype).removeprefix("torch.")
-    plain = [
-        Case(
-            name=f"{shape} history {history} {suffix}",
-            make=lambda device, shape=shape, history=history: make_inputs(shape, dtype, device, history=history),
-        )
-        for shape, history in shapes.items()
-    ]
-    return [*plain, Case(name=f"strided {suffix}", make=lambda device: _strided(dtype, device))]
-
-
-CASES = [case for dtype in DTYPES for case in _cases(dtype)]
+# The shape of a piece and the frames remembered of the one before.
+SHAPES = {
+    (1, 1, 1, 1, 64): 2,
+    (3, 2, 7, 9, 63): 1,
+    (1, 4, 5, 11, 96): 2,
+    (2, 1, 3, 3, 1000): 0,
+    (1, 3, 6, 4, 384): 2,
+}
+PLAIN = {
+    f"{shape} history {history}": partial(make_inputs, shape, history=history) for shape, history in SHAPES.items()
+}
+CASES = in_each_dtype(PLAIN | {"strided": _strided}, DTYPES)

@@ -33,7 +33,6 @@ each_backend = pytest.mark.parametrize(("op", "backend"), BACKENDS, indirect=["b
 AUDIO = AudioSizes(batch=2, frames=3, tokens=40, heads=4, head_dim=64, mask="soft")
 USUAL_SIZES = (3, 63, 1000)
 SIZES: dict[str, Any] = {
-    "guidance_sum": (3, 4, 1000),
     "guided_update": (3, 4, 1000),
     "audio_face_attention": AUDIO,
     "audio_face_probabilities": AUDIO,

@@ -21,7 +21,6 @@ from humo_rt.kernels.causal_conv.cases import Shape as ConvShape
 from humo_rt.kernels.gate_residual_norm import gate_residual_norm
 from humo_rt.kernels.gather_norm import gather_norm
 from humo_rt.kernels.gelu_quantize import gelu_quantize
-from humo_rt.kernels.guidance_sum import guidance_sum
 from humo_rt.kernels.guided_update import guided_update
 from humo_rt.kernels.qk_norm_rope import qk_norm_rope
 from humo_rt.kernels.quantize_rows import quantize_rows
@@ -129,16 +128,6 @@ def test_gelu_quantize(backend):
     x[-8:] = torch.randn(8, 8960, device=CUDA)
     values, scale = gelu_quantize(x)
     op_checks.assert_equal((values[-1000:], scale[-1000:]), gelu_quantize(x[-1000:]))
-
-
-@needs(11)
-@backends_of("guidance_sum")
-def test_guidance_sum(backend):
-    count = 2**30 + 8
-    velocity = torch.zeros(3, count, dtype=torch.bfloat16, device=CUDA)
-    velocity[:, -8:] = 1
-    result = guidance_sum(velocity, torch.tensor([1.0, 2.0, 4.0], device=CUDA))
-    assert result[-9:].tolist() == [0.0] + [7.0] * 8
 
 
 @needs(14)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from humo_rt.kernels import registry
-from humo_rt.kernels.guidance_sum import guidance_sum
+from humo_rt.kernels.gelu_quantize import gelu_quantize
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -52,22 +52,22 @@ class TestInventory:
 
 class TestSelect:
     def test_cpu_tensors_take_the_reference(self):
-        assert registry.select("guidance_sum", CPU) is registry.implementation("guidance_sum", "reference")
+        assert registry.select("guided_update", CPU) is registry.implementation("guided_update", "reference")
 
     def test_a_gpu_without_backends_takes_the_reference_and_says_so_once(self, no_gpu_backends, caplog):
         cuda = torch.device("cuda")
         with caplog.at_level(logging.WARNING):
-            assert registry.select("guidance_sum", cuda) is registry.select("guidance_sum", cuda)
+            assert registry.select("guided_update", cuda) is registry.select("guided_update", cuda)
         assert len(caplog.records) == 1
         assert "no cuda here; no triton here" in caplog.text
 
     def test_a_forced_backend_that_is_absent_is_an_error_with_the_reason(self, no_gpu_backends):
         with registry.use_backend("triton"), pytest.raises(RuntimeError, match="no triton here"):
-            registry.select("guidance_sum", torch.device("cuda"))
+            registry.select("guided_update", torch.device("cuda"))
 
     def test_a_forced_backend_refuses_tensors_off_the_gpu(self):
         with registry.use_backend("cuda"), pytest.raises(RuntimeError, match="on cpu, not on a GPU"):
-            guidance_sum(torch.ones(2, 3), torch.ones(2))
+            gelu_quantize(torch.ones(2, 3))
 
     def test_an_unknown_backend_is_refused(self):
         with pytest.raises(ValueError, match="'vulkan'.*cuda, triton, reference"), registry.use_backend("vulkan"):
@@ -111,5 +111,5 @@ def test_compiled_graphs_keep_the_op():
         graphs.append(graph)
         return graph
 
-    torch.compile(guidance_sum, backend=record, fullgraph=True)(torch.ones(2, 3), torch.ones(2))
-    assert [node for node in graphs[0].graph.nodes if node.target is torch.ops.humo_rt.guidance_sum.default]
+    torch.compile(gelu_quantize, backend=record, fullgraph=True)(torch.ones(2, 3))
+    assert [node for node in graphs[0].graph.nodes if node.target is torch.ops.humo_rt.gelu_quantize.default]
