@@ -31,7 +31,7 @@ def fold_inputs(sizes: attention.Sizes, dtype: torch.dtype) -> tuple[torch.Tenso
 def projected_attention(q, norm_weight, k, v, face, weight, bias):
     """Each speaker's attention, projected, bias included, times its face weights."""
     heard = audio_face_attention(q, norm_weight, k, v, face)
-    times = torch.full(q.shape[:2], float(len(k)), dtype=q.dtype) if face is None else face.sum(0)
+    times = q.new_full(q.shape[:2], float(len(k))) if face is None else face.sum(0)
     return F.linear(heard, weight) + (bias * times[..., None]).to(q.dtype)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from humo_rt import cli
+from humo_rt import cli, commands
 from humo_rt.config import HUMO_1_7B, HUMO_17B, NANO
 from humo_rt.pipeline import Pipeline
 from humo_rt.runtime.precision import FLOAT8_LAYERS, check_patterns, check_precision, float8_layers
@@ -99,7 +99,7 @@ class TestPlumbing:
     @pytest.mark.parametrize(("given", "passed"), [(("--precision", "fp8"), {"precision": "fp8"}), ((), {})])
     def test_the_command_line_passes_it_on(self, monkeypatch, given, passed):
         seen = {}
-        monkeypatch.setattr(cli, "_generate_one", lambda conditions, options, model, *_: seen.update(model))
+        monkeypatch.setattr(commands, "generate_one", lambda conditions, options, model, *_: seen.update(model))
         done = CliRunner().invoke(cli.app, ["generate", "--prompt", "A man speaks.", *given])
         assert done.exit_code == 0, done.output
         assert {name: value for name, value in seen.items() if name == "precision"} == passed
