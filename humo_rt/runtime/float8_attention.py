@@ -4,6 +4,11 @@ q, k, v and the result are e4m3 with one scale each: on Hopper cuDNN returns not
 before it is computed, from that of v: a mean of values is never larger than the largest of them. Lossy. For inference:
 the operators have no backward pass.
 
+What the values of all tokens have in common comes back from attention as it went in. But e4m3 rounds it twice, to one
+side in every token, and matrix units that keep few bits of a sum lose some of it with each of ten thousands of terms:
+no average mends either. So it is taken off before and added afterwards. The weights of a token add up to one, so any
+vector may be taken off.
+
 Shape legend: B batch, L tokens, H heads, K head_dim, D = H * K.
 """
 
@@ -18,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from humo_rt.kernels.float8 import FLOAT8, QuantizedRows
+from humo_rt.kernels.float8 import FLOAT8
 from humo_rt.kernels.quantize_tensor import quantize_tensor
 
 MODULE = "cudnn"
@@ -27,6 +32,7 @@ INSTALL = "pip install 'nvidia-cudnn-frontend>=1.14'"
 # The probabilities, at most 1, on their way into the second product. Not 448: a kernel may measure them against an
 # older maximum than the final one.
 PROBABILITY_SCALE = 256.0
+SAMPLE = 2048
 # Room for what rounding may add: e4m3 probabilities and values may add up to 1/16 more than the largest value.
 HEADROOM = 17 / 16
 
@@ -51,10 +57,22 @@ def float8_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
 
     The result is dense as (B, L, H, K), so that joining the heads copies nothing.
     """
-    parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in (q_BHLK, k_BHLK, v_BHLK)]
+    q_BLD, k_BLD, v_BLD = (x.transpose(1, 2).flatten(2) for x in (q_BHLK, k_BHLK, v_BHLK))
+    centre_B1D = common_value(v_BLD)
+    parts = quantize_tensor(q_BLD), quantize_tensor(k_BLD), quantize_tensor(v_BLD, centre_B1D)
     heads = q_BHLK.shape[1]
-    values, scale_1 = attend_quantized(*((x.unflatten(2, (heads, -1)), scale) for x, scale in parts))
-    return (values.to(q_BHLK.dtype) * scale_1.to(q_BHLK.dtype)).transpose(1, 2)
+    y_BLHK, scale_1 = attend_quantized(*((x.unflatten(2, (heads, -1)), scale) for x, scale in parts))
+    return with_common_value(y_BLHK, scale_1, centre_B1D).to(q_BHLK.dtype).transpose(1, 2)
+
+
+def common_value(v_BLD: Tensor) -> Tensor:
+    """What the values have in common: (B, 1, D) float32, the mean of a part of the tokens, some ``SAMPLE`` of them."""
+    return v_BLD[:, :: max(1, v_BLD.shape[1] // SAMPLE)].float().mean(1, keepdim=True)
+
+
+def with_common_value(y_BLHK: Tensor, scale_1: Tensor, centre_B1D: Tensor) -> Tensor:
+    """What ``attend_quantized`` returned with what its values had in common, in float32."""
+    return torch.addcmul(centre_B1D.unflatten(2, y_BLHK.shape[2:]), y_BLHK.float(), scale_1)
 
 
 def attend_quantized(
@@ -63,12 +81,6 @@ def attend_quantized(
     """Attention of e4m3 values (B, L, H, K) and their scales (1,) float32: the same for the result."""
     out_BLHK = _float8_attention(q[0], k[0], v[0], q[1], k[1], v[1])
     return out_BLHK, v[1] * HEADROOM
-
-
-def as_rows(values_BLHK: Tensor, scale_1: Tensor) -> QuantizedRows:
-    """What ``attend_quantized`` returned, as the input of a linear layer: every row has the same scale."""
-    values_BLD = values_BLHK.flatten(2)
-    return QuantizedRows(values_BLD, scale_1.expand(*values_BLD.shape[:-1], 1).contiguous())
 
 
 @torch.library.custom_op("humo_rt::float8_attention", mutates_args=())

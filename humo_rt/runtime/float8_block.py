@@ -16,10 +16,11 @@ from humo_rt.kernels.float8 import QuantizedRows
 from humo_rt.kernels.gate_residual_norm_quantize import gate_residual_norm_quantize
 from humo_rt.kernels.gelu_quantize import gelu_quantize
 from humo_rt.kernels.qk_norm_rope_quantize import bound_scale, qk_norm_rope_quantize
+from humo_rt.kernels.quantize_rows import requantize_rows
 from humo_rt.kernels.quantize_tensor import quantize_tensor
 from humo_rt.model.block import Block
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime.float8_attention import as_rows, attend_quantized, float8_attention
+from humo_rt.runtime.float8_attention import attend_quantized, common_value, float8_attention, with_common_value
 from humo_rt.runtime.float8_linear import Float8Linear
 from humo_rt.runtime.fused_block import FusedBlock, is_fused, link, pack
 from humo_rt.runtime.precision import EXACT_LAYERS, check_patterns, check_widths, float8_layers
@@ -28,7 +29,7 @@ from humo_rt.runtime.precision import EXACT_LAYERS, check_patterns, check_widths
 class Float8Block(FusedBlock):
     """A ``FusedBlock`` in which some linear layers are ``Float8Linear``; each norm writes what its reader takes.
 
-    With attention in float8 q, k and v never exist in bf16 after their norm, and its result is read as it is.
+    With attention in float8 q and k never exist in bf16 after their norm, nor does its result.
     """
 
     qk_scales: tuple[Tensor, Tensor]  # of queries and keys in float8, bounds from the weights of their norms
@@ -68,10 +69,13 @@ class Float8Block(FusedBlock):
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         scale_q, scale_k = self.qk_scales
         q_UQHK, k_UQHK = qk_norm_rope_quantize(q, k, *norms, *rope, heads, attention.norm_q.eps, scale_q, scale_k)
-        v_UQD, scale_v = quantize_tensor(v)
+        centre_U1D = common_value(v)
+        v_UQD, scale_v = quantize_tensor(v, centre_U1D)
         v_UQHK = v_UQD.unflatten(2, (heads, -1))
-        rows = as_rows(*attend_quantized((q_UQHK, scale_q), (k_UQHK, scale_k), (v_UQHK, scale_v)))
-        return attention.o(rows if isinstance(attention.o, Float8Linear) else rows.dequantized(v.dtype))
+        y_UQHK, scale_y = attend_quantized((q_UQHK, scale_q), (k_UQHK, scale_k), (v_UQHK, scale_v))
+        if isinstance(attention.o, Float8Linear):
+            return attention.o(requantize_rows(y_UQHK.flatten(2), scale_y, centre_U1D))
+        return attention.o(with_common_value(y_UQHK, scale_y, centre_U1D).to(v.dtype).flatten(2))
 
     def _project_qkv(self, normed_UQD: Tensor | QuantizedRows) -> Tensor:
         return self.qkv(normed_UQD) if isinstance(self.qkv, Float8Linear) else super()._project_qkv(normed_UQD)

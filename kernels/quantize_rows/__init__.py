@@ -3,7 +3,9 @@
     scale[...] = max(|x[...]|) / 448
     values[...] = e4m3(x[...] / scale[...])
 
-x: (..., D) float32, float16 or bfloat16; anything not contiguous is copied first.
+x: (..., D) float32, float16 or bfloat16; anything not contiguous is copied first. What attention in float8 returns,
+x = centre + factor * given, is made and rounded again in one pass: given_BLD: (B, L, D) e4m3; factor_1: (1,) float32;
+centre_B1D: (B, 1, D) float32.
 values: (..., D) e4m3 and scale: (..., 1) float32, contiguous. All arithmetic is float32.
 """
 
@@ -14,14 +16,26 @@ from torch import Tensor
 
 from humo_rt.kernels import registry
 from humo_rt.kernels.arguments import check_dtypes
-from humo_rt.kernels.float8 import QuantizedRows
+from humo_rt.kernels.float8 import FLOAT8, QuantizedRows
 from humo_rt.kernels.quantize_rows.reference import reference
+from humo_rt.kernels.quantize_tensor import check_centre
 
 
 def quantize_rows(x: Tensor) -> QuantizedRows:
     """Values and scales; shapes above. ``ValueError`` names what does not fit."""
     check_rows(x)
     return QuantizedRows(*(reference(x) if registry.exporting() else _quantize_rows(x)))
+
+
+def requantize_rows(given_BLD: Tensor, factor_1: Tensor, centre_B1D: Tensor) -> QuantizedRows:
+    """Rows of ``centre + factor * given``; shapes above. ``ValueError`` names what does not fit."""
+    if given_BLD.dtype != FLOAT8 or given_BLD.ndim != 3:
+        raise ValueError(f"given is {given_BLD.dtype} {tuple(given_BLD.shape)}: give e4m3 (B, L, D)")
+    if factor_1.shape != (1,) or factor_1.dtype != torch.float32 or factor_1.device != given_BLD.device:
+        raise ValueError(f"factor is not one float32 number on {given_BLD.device}: give the scale of what is given")
+    check_centre(centre_B1D, given_BLD)
+    run = reference if registry.exporting() else _quantize_rows
+    return QuantizedRows(*run(given_BLD, factor_1, centre_B1D))
 
 
 def check_rows(x: Tensor) -> None:
@@ -32,8 +46,10 @@ def check_rows(x: Tensor) -> None:
 
 
 @torch.library.custom_op("humo_rt::quantize_rows", mutates_args=())
-def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    return registry.select("quantize_rows", x.device)(x)
+def _quantize_rows(
+    x: Tensor, factor_1: Tensor | None = None, centre_B1D: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    return registry.select("quantize_rows", x.device)(x, factor_1, centre_B1D)
 
 
 _quantize_rows.register_fake(reference)

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from humo_rt.kernels.float8 import FLOAT8
 from humo_rt.kernels.testing import in_each_dtype
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,6 +51,18 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return (x.transpose(1, 2),)
 
 
+def _centred(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What attention in float8 returns: values, their scale, and what was taken off before, in its own dtypes."""
+    generator = torch.Generator(device).manual_seed(sum(shape))
+    given = torch.randn(shape, generator=generator, device=device) * 100
+    centre_B1D = torch.randn(shape[0], 1, shape[2], generator=generator, device=device)
+    return given.to(FLOAT8), torch.tensor([0.01], device=device), centre_B1D
+
+
 SHAPES = [(64,), (1, 2), (3, 63, 256), (2, 1000, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
 SPECIAL = {"zeros and specks": _zeros_and_specks, "strided": _strided, "transposed": _transposed}
-CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)
+CENTRED = {f"{shape} and a centre": partial(_centred, shape) for shape in [(3, 63, 256), (2, 5, 1000), (1, 9, 1536)]}
+CASES = [
+    *in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES),
+    *in_each_dtype(CENTRED, [FLOAT8]),
+]

@@ -18,42 +18,46 @@ WORKLOADS = {
     "nano 128x128": (4, 1664, 256),
 }
 
-Inputs = tuple[Tensor]
+Inputs = tuple[Tensor, Tensor | None]
 
 
-def make_inputs(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Inputs:
+def make_inputs(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, *, centred: bool = True
+) -> Inputs:
     """Values as the last third of one product with queries and keys."""
     generator = torch.Generator(device).manual_seed(sum(shape))
     batch, length, width = shape
     qkv = torch.randn(batch, length, 3 * width, generator=generator, device=device) * 2
-    return (qkv.to(dtype)[..., 2 * width :],)
+    centre_B1D = torch.randn(batch, 1, width, generator=generator, device=device) if centred else None
+    return qkv.to(dtype)[..., 2 * width :], centre_B1D
 
 
-def bytes_moved(x_BLD: Tensor) -> int:
-    """What has to cross the memory bus: the input twice, values of one byte once."""
+def bytes_moved(x_BLD: Tensor, centre_B1D: Tensor | None) -> int:
+    """What has to cross the memory bus: the input twice, values of one byte once; centres are nothing beside them."""
     return 2 * x_BLD.numel() * x_BLD.element_size() + x_BLD.numel()
 
 
 def _zeros(dtype: torch.dtype, device: torch.device) -> Inputs:
-    return (torch.zeros(2, 3, 32, dtype=dtype, device=device),)
+    return torch.zeros(2, 3, 32, dtype=dtype, device=device), None
 
 
 def _largest_last(dtype: torch.dtype, device: torch.device) -> Inputs:
-    (x_BLD,) = make_inputs((2, 77, 96), dtype, device)
+    x_BLD, centre_B1D = make_inputs((2, 77, 96), dtype, device)
     x_BLD[-1, -1, -1] = -30
-    return (x_BLD,)
+    return x_BLD, centre_B1D
 
 
 def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
-    (x_BLD,) = make_inputs((3, 40, 256), dtype, device)
-    return (x_BLD[:, 1::3, 4:],)
+    x_BLD, centre_B1D = make_inputs((3, 40, 256), dtype, device)
+    return x_BLD[:, 1::3, 4:], centre_B1D[..., 4:]
 
 
 def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
-    (x_BLD,) = make_inputs((3, 64, 48), dtype, device)
-    return (x_BLD.transpose(1, 2),)
+    x_BLD, _ = make_inputs((3, 64, 48), dtype, device)
+    return x_BLD.transpose(1, 2), None
 
 
 SHAPES = [(1, 1, 2), (3, 63, 256), (8, 5, 1000), (2, 1000, 63), (1, 9, 1536), (1, 3, 5120)]
 SPECIAL = {"zeros": _zeros, "largest last": _largest_last, "strided": _strided, "transposed": _transposed}
-CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)
+PLAIN = {f"{shape}, no centre": partial(make_inputs, shape, centred=False) for shape in SHAPES[1:4]}
+CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | PLAIN | SPECIAL, DTYPES)

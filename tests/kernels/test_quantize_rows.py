@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from humo_rt.kernels.quantize_rows import quantize_rows
+from humo_rt.kernels.quantize_rows import quantize_rows, requantize_rows
 from humo_rt.kernels.quantize_rows.cases import CASES, make_inputs
 from humo_rt.kernels.testing import deviation
 from tests.kernels import op_checks
@@ -37,7 +37,10 @@ class TestArithmetic:
 
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
     def test_reference_passes_its_own_rule(self, case):
-        assert deviation("quantize_rows", lambda *args: op_checks.results(quantize_rows(*args)), case, CPU).accepted
+        def run(*args):
+            return op_checks.results((quantize_rows if len(args) == 1 else requantize_rows)(*args))
+
+        assert deviation("quantize_rows", run, case, CPU).accepted
 
     @pytest.mark.parametrize("wrong", [0, 1])
     def test_a_wrong_result_is_caught(self, wrong):
@@ -59,6 +62,18 @@ class TestRefusals:
     def test_a_bad_argument_is_named(self, x, message):
         with pytest.raises(ValueError, match=message):
             quantize_rows(x)
+
+    def test_a_bad_argument_beside_e4m3_values_is_named(self):
+        given, factor, centre = torch.ones(2, 3, 4).to(torch.float8_e4m3fn), torch.ones(1), torch.ones(2, 1, 4)
+        for arguments, message in (
+            ((given.float(), factor, centre), r"given is torch.float32 \(2, 3, 4\): give e4m3"),
+            ((given[0], factor, centre), r"given is torch.float8_e4m3fn \(3, 4\)"),
+            ((given, torch.ones(2), centre), "factor is not one float32 number"),
+            ((given, factor, torch.ones(1, 1, 4)), r"centre is torch.float32 \(1, 1, 4\): give float32"),
+            ((given, factor, centre.double()), "centre is torch.float64"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                requantize_rows(*arguments)
 
 
 class TestGraphs:

@@ -21,10 +21,12 @@ def inputs():
 
 class TestArithmetic:
     def test_it_is_a_row_of_everything(self, inputs):
-        (x,) = inputs
+        x, centre = inputs
         values, scale = quantize_tensor(x)
         row = quantize_rows(x.flatten())
         op_checks.assert_equal((values.flatten(), scale), row)
+        values, scale = quantize_tensor(x, centre)
+        op_checks.assert_equal((values.flatten(), scale), quantize_rows((x.float() - centre).flatten()))
 
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
     def test_reference_passes_its_own_rule(self, case):
@@ -50,6 +52,13 @@ class TestRefusals:
     def test_a_bad_argument_is_named(self, x, message):
         with pytest.raises(ValueError, match=message):
             quantize_tensor(x)
+
+    @pytest.mark.parametrize("centre", [torch.ones(2, 4), torch.ones(1, 1, 4), torch.ones(2, 1, 4).bfloat16()])
+    def test_a_bad_centre_is_named(self, centre):
+        with pytest.raises(
+            ValueError, match=r"centre is .*: give float32 \(B, 1, D\) for x \(B, L, D\) of \(2, 3, 4\)"
+        ):
+            quantize_tensor(torch.ones(2, 3, 4), centre)
 
 
 class TestGraphs:

@@ -58,10 +58,28 @@ class TestArithmetic:
         assert result.transpose(1, 2).is_contiguous()
         assert (result - expected).norm() <= 0.06 * expected.norm()
 
-    def test_equal_values_do_not_saturate(self, cudnn):
+    def test_what_all_values_have_in_common_is_not_rounded(self, cudnn):
         q, k, v = make_qkv(tokens=64, head_dim=16, dtype=torch.float32)
-        v = torch.full_like(v, 3.3)
-        torch.testing.assert_close(float8_attention.float8_attention(q, k, v), v, rtol=1 / 8, atol=0)
+        common = torch.linspace(-50, 50, v.shape[1] * 16).view(1, -1, 1, 16)
+        torch.testing.assert_close(float8_attention.float8_attention(q, k, common.expand_as(v)), common.expand_as(v))
+        errors = []
+        for values in (v, v + common):
+            expected = F.scaled_dot_product_attention(q, k, values)
+            errors.append((float8_attention.float8_attention(q, k, values) - expected).norm())
+        assert errors[1] <= 1.01 * errors[0]
+
+    def test_values_do_not_saturate(self, cudnn):
+        """The first key draws nearly all: the result is its value, the largest there is."""
+        q, k, v = make_qkv(tokens=64, head_dim=16, dtype=torch.float32)
+        q, k, v = torch.ones_like(q), torch.zeros_like(k), v * 0.01
+        k[:, :, 0], v[:, :, 0] = 10, 3.3
+        expected = F.scaled_dot_product_attention(q, k, v)
+        torch.testing.assert_close(float8_attention.float8_attention(q, k, v), expected, rtol=1 / 8, atol=0)
+
+    def test_a_part_of_the_tokens_says_what_is_common(self):
+        v = torch.randn(2, 3 * float8_attention.SAMPLE + 5, 8)
+        assert torch.equal(float8_attention.common_value(v), v[:, ::3].mean(1, keepdim=True))
+        assert torch.equal(float8_attention.common_value(v[:, :7]), v[:, :7].mean(1, keepdim=True))
 
     def test_quantised_inputs_in_any_layout(self, cudnn):
         parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in make_qkv(head_dim=16, dtype=torch.float32)]
@@ -71,13 +89,6 @@ class TestArithmetic:
             float8_attention.attend_quantized(*dense), float8_attention.attend_quantized(*strided), strict=True
         ):
             assert torch.equal(a.float(), b.float())
-
-    def test_rows_of_the_result_have_its_scale(self):
-        values = torch.randn(2, 3, 4, 8).to(torch.float8_e4m3fn)
-        rows = float8_attention.as_rows(values, torch.tensor([0.25]))
-        assert rows.values.shape == (2, 3, 32)
-        assert torch.equal(rows.dequantized(torch.float32), values.float().flatten(2) / 4)
-        assert rows.scale.is_contiguous()
 
 
 class TestPlans:
