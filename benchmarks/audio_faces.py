@@ -31,7 +31,7 @@ from torch import Tensor
 from humo_rt.config import preset
 from humo_rt.model.attention import KeyValue
 from humo_rt.model.face_tokens import FaceTokens, gather_face_tokens
-from humo_rt.runtime.fused_block import FusedBlock, fuse
+from humo_rt.runtime.fused_block import Carried, FusedBlock, fuse
 
 FRAMES, ROWS, COLUMNS = 26, 30, 52
 WARM_UPS = 2
@@ -104,7 +104,7 @@ def measure(name: str, args: argparse.Namespace, device: torch.device) -> Iterat
         return x if audio is None else block.audio_cross_attn_wrapper.add_to(x, audio, faces)
 
     def fused(audio: KeyValue | None, faces: Tensor | FaceTokens | None, x: Tensor = x_BQD) -> Tensor:
-        return block._heard(x, y_BQD, audio, faces, shift_B1D, scale_B1D)[0]
+        return block._heard(Carried(x, y_BQD), audio, faces, shift_B1D, scale_B1D)[0]
 
     for kind, run in (("eager", eager), ("fused", fused)):
         if kind == "fused":

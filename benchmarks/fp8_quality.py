@@ -145,14 +145,18 @@ def block_errors(exact: Variant, other: Variant, forward: Any) -> list[dict[str,
     """For every block what ``other`` makes of the input that the exact block has in a forward: errors of the block's
     output, and of what the block adds to its input."""
     found: list[dict[str, float]] = []
+    given: list[Tensor | Carried] = []
+
+    def remember(args: tuple[Any, ...]) -> None:
+        given[:] = [args[0].copy() if isinstance(args[0], Carried) else args[0]]  # the block takes its own out
 
     def compare(index: int, args: tuple[Any, ...], output: tuple[Any, Tensor]) -> None:
+        before, after = stream(given[0]), stream(output[0])
         attention_backends.use_attention(other.dit, other.attention)
-        try:
-            actual = stream(other.dit.blocks[index].forward(*args)[0])  # past the hooks: the DiT may be the same
+        try:  # past the hooks: the DiT may be the same
+            actual = stream(other.dit.blocks[index].forward(given[0], *args[1:])[0])
         finally:
             attention_backends.use_attention(exact.dit, exact.attention)
-        before, after = stream(args[0]), stream(output[0])
         if before.shape != after.shape:  # the first block makes a stream for every sample from those they share
             before = before.index_select(0, args[6])
         found.append({"output": relative(actual, after), "added": relative(actual - before, after - before)})
@@ -161,6 +165,7 @@ def block_errors(exact: Variant, other: Variant, forward: Any) -> list[dict[str,
         block.register_forward_hook(lambda _, args, output, index=index: compare(index, args, output))
         for index, block in enumerate(exact.dit.blocks)
     ]
+    hooks += [block.register_forward_pre_hook(lambda _, args: remember(args)) for block in exact.dit.blocks]
     try:
         forward()
     finally:
@@ -170,7 +175,7 @@ def block_errors(exact: Variant, other: Variant, forward: Any) -> list[dict[str,
 
 
 def stream(x: Tensor | Carried) -> Tensor:
-    return x.x_BQD if isinstance(x, Carried) else x
+    return x.copy().take()[0] if isinstance(x, Carried) else x
 
 
 def guided(velocities: Tensor, names: list[str], weights: dict[str, float]) -> Tensor:

@@ -60,6 +60,10 @@ class Block(nn.Module):
         """What ``forward`` takes for ``text``, made once per generation. Beyond ``lengths`` the rows are padding."""
         return self.cross_attn.project(text_BLD)
 
+    def entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Tensor:
+        """What the first block of a model is given instead of the embedded tokens, which are of no use afterwards."""
+        return x_UQD
+
     def forward(
         self,
         x_UQD: Tensor,

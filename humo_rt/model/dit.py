@@ -144,6 +144,7 @@ class HumoDiT(nn.Module):
         faces = self._token_weights(face_mask) if isinstance(face_mask, Tensor) else face_mask
         texts, audios = self._block_contexts(text_embeds, audio, context)
 
+        x = self.blocks[0].entered(x, time)
         kept = deque(maxlen=PREDICTING_BLOCKS if return_face_mask else 0)
         for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
             x, after_audio = block(x, time, rope, text_i, audio_i, faces, rows)

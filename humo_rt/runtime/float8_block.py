@@ -61,11 +61,11 @@ class Float8Block(FusedBlock):
             return gate_residual_norm_quantize(*arguments)
         return FusedBlock._add_and_norm(*arguments, reader)
 
-    def _self_attention(self, normed_UQD: Tensor | QuantizedRows, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor | QuantizedRows:
         attention = self.self_attn
         if attention.attention_function is not float8_attention:
-            return super()._self_attention(normed_UQD, rope)
-        q, k, v = self._project_qkv(normed_UQD).chunk(3, dim=-1)
+            return super()._self_attention(qkv_UQE, rope)
+        q, k, v = qkv_UQE.chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         scale_q, scale_k = self.qk_scales
         q_UQHK, k_UQHK = qk_norm_rope_quantize(q, k, *norms, *rope, heads, attention.norm_q.eps, scale_q, scale_k)
@@ -74,8 +74,8 @@ class Float8Block(FusedBlock):
         v_UQHK = v_UQD.unflatten(2, (heads, -1))
         y_UQHK, scale_y = attend_quantized((q_UQHK, scale_q), (k_UQHK, scale_k), (v_UQHK, scale_v))
         if isinstance(attention.o, Float8Linear):
-            return attention.o(requantize_rows(y_UQHK.flatten(2), scale_y, centre_U1D))
-        return attention.o(with_common_value(y_UQHK, scale_y, centre_U1D).to(v.dtype).flatten(2))
+            return requantize_rows(y_UQHK.flatten(2), scale_y, centre_U1D)
+        return with_common_value(y_UQHK, scale_y, centre_U1D).to(v.dtype).flatten(2)
 
     def _project_qkv(self, normed_UQD: Tensor | QuantizedRows) -> Tensor:
         return self.qkv(normed_UQD) if isinstance(self.qkv, Float8Linear) else super()._project_qkv(normed_UQD)

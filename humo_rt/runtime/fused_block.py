@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,12 +40,26 @@ KEY_STEP = 64
 _HALF = (torch.bfloat16, torch.float16)
 
 
-class Carried(NamedTuple):
-    """What a fused block hands to the next one: the stream, and the first norm and the modulation of that block."""
+class Carried:
+    """Tensors for the one who is called: a fused block hands the next one stream, first norm and modulation.
 
-    x_BQD: Tensor
-    normed_BQD: Tensor
-    modulation_B6D: Tensor
+    They are taken out, because a caller holds this until the call returns, and would hold a stream and a norm that
+    nobody needs any more.
+    """
+
+    def __init__(self, *parts: Any) -> None:
+        self._parts: tuple[Any, ...] | None = parts
+
+    def take(self) -> tuple[Any, ...]:
+        """The tensors, once."""
+        assert self._parts is not None, "taken before"
+        parts, self._parts = self._parts, None
+        return parts
+
+    def copy(self) -> Carried:
+        """Another one of the same tensors."""
+        assert self._parts is not None, "taken before"
+        return Carried(*self._parts)
 
 
 class FusedBlock(Block):
@@ -74,44 +88,57 @@ class FusedBlock(Block):
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
     ) -> tuple[Tensor | Carried, Tensor]:
-        """As ``Block.forward``; between fused blocks the stream travels with the norm the next one starts from."""
-        x, normed, modulation = x_UQD if isinstance(x_UQD, Carried) else self._entered(x_UQD, time_U6D)
-        y = self._self_attention(normed, rope)
+        """As ``Block.forward``; between fused blocks the stream travels with the norm the next one starts from.
+
+        What is as large as the stream goes as soon as it has been read: the largest inputs fit because of it.
+        """
+        carried = x_UQD if isinstance(x_UQD, Carried) else self.entered(x_UQD, time_U6D)
+        x, normed, modulation = carried.take()
+        y = self._project_qkv(normed)
+        del normed
+        y = self.self_attn.o(self._self_attention(y, rope))
         x, normed = self._before_text(x, y, modulation[:, 2:3])
+        del y
         time = time_U6D
         if rows_B is not None:
             x, normed, modulation, time = (each.index_select(0, rows_B) for each in (x, normed, modulation, time))
-        y = self._text_attention(normed, text)
+        carried = Carried(x, self._text_attention(normed, text))
+        del x, normed
         shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
-        x, normed = self._heard(x, y, audio, faces, shift, scale)
+        x, normed = self._heard(carried, audio, faces, shift, scale)
         y = self._feed_forward(normed)
+        del normed
         return self._left(x, y, gate, time), x
 
     def _heard(
         self,
-        x_BQD: Tensor,
-        y_BQD: Tensor,
+        carried: Carried,
         audio: Tensor | KeyValue | None,
         faces: Tensor | FaceTokens | None,
         shift_B1D: Tensor,
         scale_B1D: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """From what text attention adds to the stream after audio, and the norm for the feed-forward."""
+        """From the stream and what text attention adds, to the stream after audio and the norm for the feed-forward."""
+        x, y = carried.take()
         norm = (shift_B1D, scale_B1D, True, self.norm2.eps, self.ffn[0])
         if audio is None:
-            return self._add_and_norm(x_BQD, y_BQD, None, *norm)
+            return self._add_and_norm(x, y, None, *norm)
         if isinstance(faces, tuple):
             # The others have their norm then: they go from text to feed-forward in one pass, as without audio.
-            x, normed = self._add_and_norm(x_BQD, y_BQD, None, *norm)
+            x, normed = self._add_and_norm(x, y, None, *norm)
             for group in faces:
                 self._add_to_faces(x, normed, audio.of_frames(group.frames_F), group, shift_B1D, scale_B1D)
             return x, normed
         wrapper = self.audio_cross_attn_wrapper
         affine, reader = _affine(wrapper.norm1_audio), wrapper.audio_cross_attn.q
-        x, normed = self._add_and_norm(x_BQD, y_BQD, None, *affine, reader)
-        return self._add_and_norm(x, self._audio_attention(normed, audio, faces), None, *norm)
+        x, normed = self._add_and_norm(x, y, None, *affine, reader)
+        del y
+        y = self._audio_attention(normed, audio, faces)
+        del normed
+        return self._add_and_norm(x, y, None, *norm)
 
-    def _entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
+    def entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
+        """As ``Block.entered``."""
         x, modulation = x_UQD.float(), self._modulation(time_U6D)
         shift, scale = modulation[:, :2].chunk(2, dim=1)
         return Carried(x, self._norm(x, shift, scale, self.norm1.eps, self._first_reader()), modulation)
@@ -149,13 +176,14 @@ class FusedBlock(Block):
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D
 
-    def _self_attention(self, normed_UQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """What the output projection reads, from queries, keys and values side by side (E = 3 D)."""
         attention = self.self_attn
-        q, k, v = self._project_qkv(normed_UQD).chunk(3, dim=-1)
+        q, k, v = qkv_UQE.chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         q_UQHK, k_UQHK = qk_norm_rope(q, k, *norms, *rope, heads, attention.norm_q.eps)
-        kv = KeyValue(k_UQHK.transpose(1, 2), attention.split_heads(v))
-        return attention.attend(q_UQHK.transpose(1, 2), kv)
+        q, k, v = q_UQHK.transpose(1, 2), k_UQHK.transpose(1, 2), attention.split_heads(v)
+        return attention.attention_function(q, k, v).transpose(1, 2).flatten(2)
 
     def _project_qkv(self, normed_UQD: Tensor) -> Tensor:
         weight, bias = self.qkv

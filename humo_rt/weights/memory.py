@@ -19,10 +19,10 @@ GIB = 1024**3
 # products queries, keys, values, attention output and their inputs.
 _FLOAT32_COPIES = 6
 _NARROW_COPIES = 6
-# Of a fused block, in self-attention: the stream; then its norm, queries, keys and values, the first two again after
-# rotation, the output and its projection. In the feed-forward: two streams, two norms and the output.
-_FUSED_ATTENTION = (1, 8)
-_FUSED_FEED_FORWARD = (2, 3)
+# Of a fused block, in self-attention: the stream; then queries, keys and values, the first two again after rotation,
+# and the output. In the feed-forward: the stream; then its norm and the output.
+_FUSED_ATTENTION = (1, 6)
+_FUSED_FEED_FORWARD = (1, 2)
 # Full-resolution feature maps alive at once in the VAE's last level, and the two-frame caches of its convolutions.
 _VAE_MAPS = 8
 _VAE_CACHED_FRAMES = 14
@@ -57,8 +57,8 @@ def activation_bytes(
             dit.dim * (streams * 4 + copies * narrow) for streams, copies in (_FUSED_ATTENTION, _FUSED_FEED_FORWARD)
         )
         per_token = max(attention, feed_forward + dit.ffn_dim * narrow)
-    # Keys and values of both prompts and both audios, and of every branch where several share a forward.
-    contexts = (2 + (branches if branches > 1 else 0)) * (dit.text_len + latent_frames * dit.audio_tokens)
+    # Keys and values of every branch, or of both prompts and both audios.
+    contexts = max(2, branches) * (dit.text_len + latent_frames * dit.audio_tokens)
     cached = 2 * dit.num_layers * contexts * dit.dim * narrow
     latents = latent_frames * cells * (dit.in_channels + MASK_CHANNELS) * 4 * (branches + 4)
     denoise = branches * tokens * per_token + cached + latents

@@ -76,10 +76,11 @@ class TestArithmetic:
         expected = F.scaled_dot_product_attention(q, k, v)
         torch.testing.assert_close(float8_attention.float8_attention(q, k, v), expected, rtol=1 / 8, atol=0)
 
-    def test_a_part_of_the_tokens_says_what_is_common(self):
-        v = torch.randn(2, 3 * float8_attention.SAMPLE + 5, 8)
-        assert torch.equal(float8_attention.common_value(v), v[:, ::3].mean(1, keepdim=True))
-        assert torch.equal(float8_attention.common_value(v[:, :7]), v[:, :7].mean(1, keepdim=True))
+    def test_values_without_anything_in_common_lose_nothing(self, cudnn):
+        """Each result is far smaller than a value: the mean has to be exact beside it."""
+        q, k, v = (torch.randn(1, 2, 4096, 16) for _ in range(3))
+        result, expected = float8_attention.float8_attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
+        assert (result - expected).norm() <= 0.07 * expected.norm()
 
     def test_quantised_inputs_in_any_layout(self, cudnn):
         parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in make_qkv(head_dim=16, dtype=torch.float32)]

@@ -1,0 +1,110 @@
+"""What a forward of fused blocks holds at its peak, counted without a GPU: every tensor, on the device that has none.
+
+Attention is an operator of one result, as it is on a GPU, and so is the linear layer with GELU in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from humo_rt.config import HUMO_1_7B, HUMO_17B, SPATIAL_STRIDE, ModelConfig
+from humo_rt.model.attention import BiasedKeyValue, KeyValue
+from humo_rt.model.dit import Context, HumoDiT
+from humo_rt.model.embeddings import rope_table
+from humo_rt.runtime import attention_backends, fused_block
+from humo_rt.runtime.fused_block import FusedBlock, fuse
+from humo_rt.weights.memory import activation_bytes
+from humo_rt.weights.modules import float32_rule
+
+META = torch.device("meta")
+BF16, F32 = torch.bfloat16, torch.float32
+LAYERS, BRANCHES, KEYS = 3, 3, 64
+FRAMES, HEIGHT, WIDTH = 25 + 1, 480 // SPATIAL_STRIDE, 832 // SPATIAL_STRIDE
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of what operators made and nobody has let go of, now and at most."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known = {storage(tensor)._cdata for tensor in tree_leaves(given) if isinstance(tensor, torch.Tensor)}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and (found := storage(tensor))._cdata not in self._known:
+                self._known.add(found._cdata)
+                self.now += found.nbytes()
+                weakref.finalize(found, self._gone, found._cdata, found.nbytes())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def storage(tensor: torch.Tensor) -> torch.UntypedStorage:
+    return tensor.untyped_storage()
+
+
+@pytest.fixture(params=[HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
+def config(request, monkeypatch) -> ModelConfig:
+    monkeypatch.setattr(torch, "autocast", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    monkeypatch.setattr(fused_block, "_linear_gelu", lambda x, linear: linear(x))
+    return dataclasses.replace(request.param, dit=dataclasses.replace(request.param.dit, num_layers=LAYERS))
+
+
+def empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)
+
+
+def make_dit(config: ModelConfig) -> HumoDiT:
+    with META:
+        dit = HumoDiT(config.dit).eval().requires_grad_(False)
+    exact = float32_rule(dit)
+    for name, parameter in dit.named_parameters():
+        if not exact(name):
+            parameter.data = parameter.data.to(BF16)
+    attention_backends.use_attention(dit, "cudnn")
+    return fuse(dit)
+
+
+def make_context(config: ModelConfig) -> Context:
+    heads, head_dim = config.dit.num_heads, config.dit.head_dim
+    text = BiasedKeyValue(*(empty(BRANCHES, heads, KEYS, head_dim) for _ in "kv"), empty(BRANCHES, KEYS, dtype=F32))
+    audio = KeyValue(*(empty(BRANCHES, FRAMES, heads, config.dit.audio_tokens, head_dim) for _ in "kv"))
+    return Context((text,) * LAYERS, (audio,) * LAYERS)
+
+
+@torch.no_grad()
+def test_the_estimate_is_what_a_forward_holds(config):
+    dit, context = make_dit(config), make_context(config)
+    latents = empty(BRANCHES, 16, FRAMES, HEIGHT, WIDTH, dtype=F32)
+    condition = None
+    if config.dit.image_injection == "channels":
+        condition = empty(BRANCHES, config.dit.in_channels - 16, FRAMES, HEIGHT, WIDTH, dtype=F32)
+    rope = rope_table(FRAMES, HEIGHT // 2, WIDTH // 2, config.dit.head_dim, META)
+    packed = [block.qkv for block in dit.blocks if isinstance(block, FusedBlock)]
+    with LiveBytes(list(dit.parameters()), packed, context, latents, condition, rope) as live:
+        dit(latents, empty(BRANCHES, dtype=F32), context=context, condition=condition, rope=rope)
+    tokens = FRAMES * HEIGHT * WIDTH // 4
+    estimate = activation_bytes(
+        config, height=480, width=832, num_frames=97, references=1, branches=BRANCHES, dtype=BF16, fused=True
+    )
+    narrow = BRANCHES * tokens * config.dit.dim * 2
+    attention = 2 + 5 + 1  # the float32 stream; queries, keys and values, two of them rotated; the output
+    feed_forward = 2 + 1 + config.dit.ffn_dim / config.dit.dim + 1
+    expected = max(attention, feed_forward) * narrow
+    assert expected <= live.peak <= 1.02 * expected
+    assert live.peak <= estimate <= 1.3 * live.peak
