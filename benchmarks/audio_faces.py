@@ -7,8 +7,9 @@ frame to frame; the reference frame always counts as a whole. "eager" is LayerNo
 plain PyTorch. "fused" is what lies between text attention and feed-forward; its time without audio is taken off, so
 that rows say what the audio adds. "share" is of the same block's audio without a mask; for 15 % face tokens 0.35 is the
 goal. "error" compares a row that gathers with the dense computation under the same mask. "moves" are ways to fetch
-15 % of the tokens and to put them back, alone. Random weights and inputs; the L2 cache is overwritten before every run.
-A row that fails is reported and the others go on. JSON last.
+15 % of the tokens and to put them back, alone. Random weights and inputs. Each row is a recorded graph, so that its
+launches do not count; the L2 cache is overwritten before every run. A row that fails is reported and the others go on.
+JSON last.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from bench_block import make_dit
+from device_clock import microseconds
 from reporting import hand_over, report_of
 from torch import Tensor
 
@@ -204,21 +206,11 @@ def median_of(run: Callable[[], Any], runs: int, device: torch.device) -> float:
 
 def timed(run: Callable[[], Any], runs: int, device: torch.device) -> list[float]:
     """Milliseconds of single runs, on the device's clock and with a cold L2."""
+    if device.type == "cuda":
+        return [time / 1000 for time in microseconds(run, runs=runs)]
     for _ in range(WARM_UPS):
         run()
-    if device.type != "cuda":
-        return [_host_milliseconds(run) for _ in range(runs)]
-    flush = torch.empty(4 * torch.cuda.get_device_properties(device).L2_cache_size, dtype=torch.uint8, device=device)
-    marks = []
-    for _ in range(runs):
-        flush.zero_()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        marks.append((begin, end))
-    torch.cuda.synchronize(device)
-    return [begin.elapsed_time(end) for begin, end in marks]
+    return [_host_milliseconds(run) for _ in range(runs)]
 
 
 def _host_milliseconds(run: Callable[[], Any]) -> float:

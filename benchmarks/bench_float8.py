@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_kernels import microseconds
+from device_clock import microseconds
 from reporting import hand_over, report_of
 from torch import Tensor, nn
 

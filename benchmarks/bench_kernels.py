@@ -3,11 +3,12 @@
     python benchmarks/bench_kernels.py [--op guided_update] [--backends triton cuda] [--seconds 180] [--json FILE]
 
 Needs an NVIDIA GPU. Every op runs in a process of its own and is stopped after --seconds: one that crashes or hangs is
-reported with what it measured before, and stops no other. Each kernel passes the op's own cases before it is timed. The
-L2 cache is overwritten before every run. "reference" is plain PyTorch, "compiled" is torch.compile of it, which takes
-minutes for some ops and so comes last. Percent of peak is of what the memory's clock promises, percent of copy of what
-a copy of 2 GB reaches in the op's process. Prints a table, which workloads of full size stay below the bar of 80 % of
-copy with the faster of the op's kernels, then one line of JSON.
+reported with what it measured before, and stops no other. Each kernel passes the op's own cases before it is timed, as
+a recorded graph, so that launches do not count. The L2 cache is overwritten before every run. "reference" is plain
+PyTorch, "compiled" is torch.compile of it, which takes minutes for some ops and so comes last. Percent of peak is of
+what the memory's clock promises, percent of copy of what a copy of 2 GB reaches in the op's process. Prints a table,
+which workloads of full size stay below the bar of 80 % of copy with the faster of the op's kernels, then one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from device_clock import RUNS, microseconds
 from own_process import announce, failure_of
 from reporting import hand_over, report_of, save
 
@@ -32,7 +34,6 @@ from humo_rt.kernels import registry
 from humo_rt.kernels.testing import check
 
 CUDA = torch.device("cuda")
-WARM_UPS, RUNS = 10, 50
 COMPILED = "compiled"
 BACKENDS = (*registry.BACKENDS, registry.REFERENCE, COMPILED)
 CASES = "its cases"
@@ -195,23 +196,6 @@ def below_the_bar(timed: list[Row]) -> list[str]:
         for (op, workload), row in best.items()
         if row["percent_of_copy"] < BAR
     ]
-
-
-def microseconds(run: Callable[..., Any], inputs: tuple[object, ...]) -> list[float]:
-    """Times of single runs on the GPU's clock, each with a cold L2."""
-    flush = torch.empty(4 * torch.cuda.get_device_properties(CUDA).L2_cache_size, dtype=torch.uint8, device=CUDA)
-    for _ in range(WARM_UPS):
-        run(*inputs)
-    marks = []
-    for _ in range(RUNS):
-        flush.zero_()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        run(*inputs)
-        end.record()
-        marks.append((start, end))
-    torch.cuda.synchronize()
-    return [1000 * start.elapsed_time(end) for start, end in marks]
 
 
 def copy_bytes_per_second() -> float:

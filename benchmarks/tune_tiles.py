@@ -20,7 +20,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from bench_kernels import copy_bytes_per_second, microseconds
+from bench_kernels import copy_bytes_per_second
+from device_clock import microseconds
 
 # The function that chooses, and what to try instead of each of its answers.
 SPACES: dict[str, tuple[str, dict[str, list[int]]]] = {

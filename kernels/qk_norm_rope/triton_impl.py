@@ -1,5 +1,8 @@
 """RMSNorm and rotary positions in Triton: one token's q and k for each program, the row of angles read once for both.
 
+A wide token goes a group of heads at a time, read again from the cache once its norm is known: held whole, q and k of
+HuMo-17B take so many registers that one program fills a processor, and nothing hides how long memory takes.
+
 ``launch`` also serves ``qk_norm_rope_quantize``: e4m3 by scales known before is a factor on the way out.
 """
 
@@ -10,12 +13,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+LARGEST_GROUP = 2048  # channels of q, and as many of k: all heads of HuMo-1.7B, 16 of the 40 of HuMo-17B
+
 
 @triton.jit
-def _normed(row_ptr, weight_ptr, at, inside, width, eps):
-    x = tl.load(row_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    weight = tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    return x * tl.rsqrt(tl.sum(x * x) / width + eps) * weight
+def _loaded(ptr, at, inside):
+    return tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _inverse_norm(squares, width, eps):
+    return tl.rsqrt(tl.sum(squares) / width + eps)
 
 
 @triton.jit
@@ -28,33 +36,48 @@ def _rotated(x, cos, sin, HEADS: tl.constexpr, PAIRS: tl.constexpr):
 def _kernel(
     out_q_ptr, out_k_ptr, scale_q_ptr, scale_k_ptr, q_ptr, k_ptr, weight_q_ptr, weight_k_ptr, cos_ptr, sin_ptr,
     length, heads, pairs, q_batch, q_row, k_batch, k_row, eps,
-    QUANTIZED: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    QUANTIZED: tl.constexpr, GROUPS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
     width = 2 * heads * pairs
     head = tl.arange(0, HEADS)[:, None]
     channel = tl.arange(0, 2 * PAIRS)[None, :]
-    inside = (head < heads) & (channel < 2 * pairs)
-    at = head * (2 * pairs) + channel
-    q = _normed(q_ptr + batch * q_batch + token * q_row, weight_q_ptr, at, inside, width, eps)
-    k = _normed(k_ptr + batch * k_batch + token * k_row, weight_k_ptr, at, inside, width, eps)
+    q_ptr += batch * q_batch + token * q_row
+    k_ptr += batch * k_batch + token * k_row
+    squares_q = tl.zeros((HEADS, 2 * PAIRS), tl.float32)
+    squares_k = tl.zeros((HEADS, 2 * PAIRS), tl.float32)
+    for group in tl.static_range(GROUPS):
+        inside = (group * HEADS + head < heads) & (channel < 2 * pairs)
+        at = (group * HEADS + head) * (2 * pairs) + channel
+        q, k = _loaded(q_ptr, at, inside), _loaded(k_ptr, at, inside)
+        squares_q += q * q
+        squares_k += k * k
+    scale_q, scale_k = _inverse_norm(squares_q, width, eps), _inverse_norm(squares_k, width, eps)
 
     pair = tl.arange(0, PAIRS)[None, :]
-    cos = tl.load(cos_ptr + token * pairs + pair, mask=pair < pairs, other=0.0).to(tl.float32)
-    sin = tl.load(sin_ptr + token * pairs + pair, mask=pair < pairs, other=0.0).to(tl.float32)
-    q, k = _rotated(q, cos, sin, HEADS, PAIRS), _rotated(k, cos, sin, HEADS, PAIRS)
-    if QUANTIZED:
-        q, k = q * (1.0 / tl.load(scale_q_ptr)), k * (1.0 / tl.load(scale_k_ptr))
-    at_out = (batch * length + token) * width + at
-    tl.store(out_q_ptr + at_out, q.to(out_q_ptr.dtype.element_ty), mask=inside)
-    tl.store(out_k_ptr + at_out, k.to(out_k_ptr.dtype.element_ty), mask=inside)
+    cos = _loaded(cos_ptr + token * pairs, pair, pair < pairs)
+    sin = _loaded(sin_ptr + token * pairs, pair, pair < pairs)
+    for group in tl.static_range(GROUPS):
+        if GROUPS > 1:
+            inside = (group * HEADS + head < heads) & (channel < 2 * pairs)
+            at = (group * HEADS + head) * (2 * pairs) + channel
+            q, k = _loaded(q_ptr, at, inside), _loaded(k_ptr, at, inside)
+        q = _rotated(q * scale_q * _loaded(weight_q_ptr, at, inside), cos, sin, HEADS, PAIRS)
+        k = _rotated(k * scale_k * _loaded(weight_k_ptr, at, inside), cos, sin, HEADS, PAIRS)
+        if QUANTIZED:
+            q, k = q * (1.0 / tl.load(scale_q_ptr)), k * (1.0 / tl.load(scale_k_ptr))
+        at_out = (batch * length + token) * width + at
+        tl.store(out_q_ptr + at_out, q.to(out_q_ptr.dtype.element_ty), mask=inside)
+        tl.store(out_k_ptr + at_out, k.to(out_k_ptr.dtype.element_ty), mask=inside)
 
 
 def tile(num_heads: int, pairs: int) -> dict[str, int]:
-    """The powers of two that hold a token's heads, and warps of 16 elements a thread of q and of k: 16-byte loads."""
-    heads, pairs = triton.next_power_of_2(num_heads), triton.next_power_of_2(pairs)
-    return {"HEADS": heads, "PAIRS": pairs, "num_warps": max(1, min(16, heads * pairs // 256))}
+    """The powers of two that hold a group of heads, and warps of 16 elements a thread of q and of k: 16-byte loads."""
+    pairs = triton.next_power_of_2(pairs)
+    heads = min(triton.next_power_of_2(num_heads), max(1, LARGEST_GROUP // (2 * pairs)))
+    groups = triton.cdiv(num_heads, heads)
+    return {"GROUPS": groups, "HEADS": heads, "PAIRS": pairs, "num_warps": max(1, min(16, heads * pairs // 256))}
 
 
 def run(
