@@ -18,10 +18,22 @@ SMALLEST = tl.constexpr(float8.SMALLEST)
 @triton.jit
 def store_quantized(values_ptr, scale_ptr, x, at, at_row, inside, inside_row):
     """Write rows ``x`` (R, C) at ``at`` in e4m3 and their scales at ``at_row`` (R,), by the rule of ``float8``."""
-    amax = tl.maximum(tl.max(tl.where(inside, tl.abs(x), 0.0), axis=1), SMALLEST)
+    amax = largest(x, inside)
+    store_values(values_ptr, x, amax, at, inside)
+    tl.store(scale_ptr + at_row, amax / LARGEST, mask=inside_row)
+
+
+@triton.jit
+def largest(x, inside):
+    """What the values of each row of ``x`` (R, C) are measured by: (R,)."""
+    return tl.maximum(tl.max(tl.where(inside, tl.abs(x), 0.0), axis=1), SMALLEST)
+
+
+@triton.jit
+def store_values(values_ptr, x, amax, at, inside):
+    """Write rows ``x`` (R, C), or a part of them, at ``at`` in e4m3, measured by ``amax`` (R,)."""
     values = x * (1.0 / amax * LARGEST)[:, None]
     tl.store(values_ptr + at, values.to(values_ptr.dtype.element_ty), mask=inside)
-    tl.store(scale_ptr + at_row, amax / LARGEST, mask=inside_row)
 
 
 def launch(kernel: triton.JITFunction, x: Tensor, tile: Callable[[int, int], dict[str, int]]) -> tuple[Tensor, Tensor]:

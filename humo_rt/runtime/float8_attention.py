@@ -5,9 +5,8 @@ before it is computed, from that of v: a mean of values is never larger than the
 the operators have no backward pass.
 
 What the values of all tokens have in common comes back from attention as it went in. But e4m3 rounds it twice, to one
-side in every token, and matrix units that keep few bits of a sum lose some of it with each of ten thousands of terms:
-no average mends either. So it is taken off before and added afterwards. The weights of a token add up to one, so any
-vector may be taken off.
+side in every token, which no average mends, and on Hopper much more of it is lost than that (benchmarks/LOG.md). So it
+is taken off before and added afterwards. The weights of a token add up to one, so any vector may be taken off.
 
 Shape legend: B batch, L tokens, H heads, K head_dim, D = H * K.
 """

@@ -44,6 +44,6 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return (x.transpose(1, 2),)
 
 
-SHAPES = [(64,), (3, 63, 768), (2, 100, 63), (5, 1000), (3, 8960), (2, 13_824)]
+SHAPES = [(3, 1300), (64,), (3, 63, 768), (2, 100, 63), (5, 1000), (3, 8960), (2, 13_824)]
 SPECIAL = {"all negative": _all_negative, "transposed": _transposed}
 CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)

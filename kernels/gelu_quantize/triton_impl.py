@@ -1,4 +1,8 @@
-"""tanh-GELU and row-wise quantisation in Triton: a whole row for each program, read and written once."""
+"""tanh-GELU and row-wise quantisation in Triton: a whole row for each program, read and written once.
+
+An exponential and a division for each element take about as long as memory does. So a row far from a power of two is
+held in two parts: 8960 as 8192 and 1024, where 16384 would be nearly half empty.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from humo_rt.kernels.row_norm import tile
-from humo_rt.kernels.row_quantize import launch, store_quantized
+from humo_rt.kernels import row_norm
+from humo_rt.kernels.row_quantize import LARGEST, largest, launch, store_values
+
+FULL = 0.7  # of a power of two: a row that fills less of it is divided
 
 
 @triton.jit
@@ -17,13 +23,35 @@ def _gelu(x):
 
 
 @triton.jit
-def _kernel(values_ptr, scale_ptr, x_ptr, length, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _activated(x_ptr, at, inside):
+    return _gelu(tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32))
+
+
+@triton.jit
+def _kernel(values_ptr, scale_ptr, x_ptr, length, width, ROWS: tl.constexpr, BLOCK: tl.constexpr, REST: tl.constexpr):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)
-    inside = (rows < length)[:, None] & (columns < width)[None, :]
-    at = rows[:, None] * width + columns[None, :]
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    store_quantized(values_ptr, scale_ptr, _gelu(x), at, rows, inside, rows < length)
+    there = rows < length
+    columns = tl.arange(0, BLOCK)[None, :]
+    at, inside = rows[:, None] * width + columns, there[:, None] & (columns < width)
+    y = _activated(x_ptr, at, inside)
+    amax = largest(y, inside)
+    if REST > 0:
+        others = BLOCK + tl.arange(0, REST)[None, :]
+        at_others, inside_others = rows[:, None] * width + others, there[:, None] & (others < width)
+        z = _activated(x_ptr, at_others, inside_others)
+        amax = tl.maximum(amax, largest(z, inside_others))
+        store_values(values_ptr, z, amax, at_others, inside_others)
+    store_values(values_ptr, y, amax, at, inside)
+    tl.store(scale_ptr + rows, amax / LARGEST, mask=there)
+
+
+def tile(width: int, length: int) -> dict[str, int]:
+    """As ``row_norm.tile``, with the second part of a row in ``REST``, 0 where there is none."""
+    whole = row_norm.tile(width, length)
+    if width >= FULL * whole["BLOCK"]:
+        return whole | {"REST": 0}
+    block = whole["BLOCK"] // 2
+    return row_norm.tile(block, length) | {"REST": triton.next_power_of_2(width - block)}
 
 
 def run(x: Tensor) -> tuple[Tensor, Tensor]:
