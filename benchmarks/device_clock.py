@@ -6,6 +6,7 @@ recorded once as a CUDA graph, which one launch replays, each time with a cold L
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ def microseconds(run: Callable[..., Any], inputs: tuple[object, ...] = (), *, ru
     for _ in range(WARM_UPS):
         run(*inputs)
     torch.cuda.synchronize()
+    gc.collect()  # what the collector frees while a graph is recorded may end it
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run(*inputs)

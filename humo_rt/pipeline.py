@@ -25,7 +25,7 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
-from humo_rt.runtime.channels_last_vae import channels_last_pays, use_channels_last
+from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache, digest
 from humo_rt.runtime.float8_block import fuse_float8, is_float8
@@ -374,8 +374,11 @@ class Pipeline:
             num_frames=request.num_frames,
             references=max(1, len(request.images)),
             branches=min(branches, request.branch_batch_size or branches),
+            contexts=sum(len(row.weights) for row in table.rows),
             dtype=self.dtype,
             fused=self.device.type == "cuda" and self.dit_engine is None,
+            predicts_faces=request.face_mask_threshold is not None,
+            channels_last_vae=isinstance(self.vae, ChannelsLastVAE),
         )
         purpose = f"{request.width}x{request.height} with {request.num_frames} frames and {branches} guidance branches"
         check_memory(needed, available_memory(self.device), purpose)

@@ -5,8 +5,9 @@ Knows threads. ``VideoWriter`` knows the file.
 
 from __future__ import annotations
 
-from queue import Queue
-from threading import Thread
+from contextlib import suppress
+from queue import Empty, Full, Queue
+from threading import Thread, current_thread
 from types import TracebackType
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from humo_rt.media.writer import VideoWriter
 
 WAITING = 4  # blocks, each a copy; more would only fill memory when the encoder is the slower one
+PATIENCE = 0.5  # seconds, after which a thread that waits looks whether it still should
 
 
 class BackgroundWriter:
@@ -23,31 +25,46 @@ class BackgroundWriter:
             writer.write(frames)
 
     The file is complete when the block ends. An error of the encoder is raised by the ``write`` after it or by the end
-    of the block, and nothing is left behind.
+    of the block; then, and after any other error, nothing is left behind.
     """
 
     def __init__(self, writer: VideoWriter) -> None:
         self._writer = writer
         self._blocks: Queue[np.ndarray | None] = Queue(WAITING)
         self._error: BaseException | None = None
-        self._given_up = False
+        self._given_up = self._abandoned = False
         self._thread = Thread(target=self._encode, name="humo-rt-encoder", daemon=True)
 
     def __enter__(self) -> BackgroundWriter:
         self._writer.__enter__()
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException as error:
+            self._discard(error)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._given_up = kind is not None
-        self._blocks.put(None)
-        self._thread.join()
-        if kind is None and self._error is not None:
-            self._writer.__exit__(type(self._error), self._error, self._error.__traceback__)
-            raise self._error
-        self._writer.__exit__(kind, error, trace)
+        if current_thread() is self._thread:
+            # The collector closes a forgotten iterator in whatever thread it runs; this one ends after its block.
+            self._abandoned = True
+            return
+        if kind is not None:
+            self._stop()
+            self._writer.__exit__(kind, error, trace)
+            return
+        try:
+            self._blocks.put(None)
+            self._thread.join()
+            if self._error is not None:
+                raise self._error
+        except BaseException as failure:  # an interrupt while the last blocks are encoded, too
+            self._stop()
+            self._discard(failure)
+            raise
+        self._writer.__exit__(None, None, None)
 
     def write(self, frames_FHWC: np.ndarray) -> None:
         """Hand over (F, height, width, 3) uint8 RGB frames; waits while ``WAITING`` blocks wait already."""
@@ -57,10 +74,28 @@ class BackgroundWriter:
 
     def _encode(self) -> None:
         """Every block that comes; after an error they are only taken away, so that nobody waits for ever."""
-        while (block_FHWC := self._blocks.get()) is not None:
+        while not self._abandoned:
+            try:
+                block_FHWC = self._blocks.get(timeout=PATIENCE)
+            except Empty:
+                continue
+            if block_FHWC is None:
+                return
             if self._given_up or self._error is not None:
                 continue
             try:
                 self._writer.write(block_FHWC)
             except BaseException as error:  # noqa: BLE001  handed on to the thread that writes
                 self._error = error
+        self._discard(GeneratorExit())
+
+    def _stop(self) -> None:
+        """Wait until the thread is done; it skips what waits."""
+        self._given_up = True
+        while self._thread.is_alive():
+            with suppress(Full):
+                self._blocks.put(None, timeout=PATIENCE)
+            self._thread.join(PATIENCE)
+
+    def _discard(self, error: BaseException) -> None:
+        self._writer.__exit__(type(error), error, error.__traceback__)

@@ -26,12 +26,10 @@ class TokenGroup(NamedTuple):
 
 FaceTokens: TypeAlias = tuple[TokenGroup, ...]
 
-# Queries and, in plain blocks, output products dominate and cost as much for a gathered token as for one in its place.
-# On an H100, with 4 branches of 480x832 in bf16 and passes of PyTorch's own to fetch tokens and put them back, a
-# gathered token cost 1.7 (HuMo-1.7B) and 1.4 times (17B) what one under a mask does: 52 % of the tokens 5.1 against 5.7
-# ms a block and 24.9 against 34.9 ms, 82 % more than the mask. Since then fetching is done within the norms, by bytes
-# 1.1 times, and fused blocks have no output product; no GPU has said yet what that makes. At half it paid then.
-WORTHWHILE_SHARE = 0.5
+# On an H100, 4 branches of 480x832 in bf16, from text attention to feed-forward in fused blocks: 52 % of the tokens
+# take 2.8 ms against 3.7 under a mask (HuMo-1.7B) and 13.7 against 21.1 (17B), 81 % of them 3.7 and 19.4 ms; in plain
+# blocks 6.0 against 9.4 and 28 against 48, 9.3 and 43 (benchmarks/results/h100-audio-faces.json).
+WORTHWHILE_SHARE = 0.75
 
 
 def gather_face_tokens(weight_BQ: Tensor, *, frames: int) -> FaceTokens:

@@ -30,7 +30,7 @@ class VideoVAE(nn.Module):
     """
 
     # Frames x height x width worked on at once when no piece size is given: one latent frame at 480x832.
-    pixels_per_piece = TEMPORAL_STRIDE * 480 * 832
+    pixels_per_piece = pixels_per_decoded_piece = TEMPORAL_STRIDE * 480 * 832
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -78,7 +78,8 @@ class VideoVAE(nn.Module):
         model = self.autoencoder
         x_BCFHW = _fold_pixels(video_BCFHW.to(model.dtype), self.config.patch_size)
         latent_frames = (video_BCFHW.shape[2] - 1) // TEMPORAL_STRIDE
-        chunk = chunk or self._piece(latent_frames, height * width, bounded=not torch.is_grad_enabled())
+        bounded = not torch.is_grad_enabled()
+        chunk = chunk or _piece(latent_frames, height * width, self.pixels_per_piece, bounded=bounded)
         caches = [None] * self._encoder_caches
         pieces = [model.encoder(x_BCFHW[:, :, :1], feat_cache=caches, feat_idx=[0])]
         for start in range(0, latent_frames, chunk):
@@ -103,7 +104,7 @@ class VideoVAE(nn.Module):
         """
         if chunk is None:
             pixels = latents_BCThw.shape[-2] * latents_BCThw.shape[-1] * SPATIAL_STRIDE**2
-            chunk = min(_MAX_STREAM_PIECE, self._piece(_MAX_STREAM_PIECE, pixels, bounded=True))
+            chunk = _piece(_MAX_STREAM_PIECE, pixels, self.pixels_per_decoded_piece, bounded=True)
         for block_BCFHW in self._decode_pieces(latents_BCThw, chunk):
             yield block_BCFHW.clamp(-1.0, 1.0)
 
@@ -126,7 +127,8 @@ class VideoVAE(nn.Module):
     def _decode_pieces(self, latents_BCThw: Tensor, chunk: int | None) -> Iterator[Tensor]:
         frames, height, width = latents_BCThw.shape[2:]
         pixels = height * width * SPATIAL_STRIDE**2
-        chunk = chunk or self._piece(frames - 1, pixels, bounded=not torch.is_grad_enabled())
+        bounded = not torch.is_grad_enabled()
+        chunk = chunk or _piece(frames - 1, pixels, self.pixels_per_decoded_piece, bounded=bounded)
         caches = self.empty_decoder_caches()
         for start in [0, *range(1, frames, chunk)]:
             piece_BCThw = latents_BCThw[:, :, start : start + chunk if start else 1]
@@ -138,9 +140,11 @@ class VideoVAE(nn.Module):
         mean = torch.tensor(self.config.latents_mean, dtype=torch.float32, device=device).view(shape)
         return mean, torch.tensor(self.config.latents_std, dtype=torch.float32, device=device).view(shape)
 
-    def _piece(self, latent_frames: int, pixels_per_frame: int, *, bounded: bool) -> int:
-        whole = max(latent_frames, 1)
-        return min(whole, max(1, self.pixels_per_piece // (TEMPORAL_STRIDE * pixels_per_frame))) if bounded else whole
+
+def _piece(latent_frames: int, pixels_per_frame: int, pixels_per_piece: int, *, bounded: bool) -> int:
+    """How many latent frames to work on at once."""
+    whole = max(latent_frames, 1)
+    return min(whole, max(1, pixels_per_piece // (TEMPORAL_STRIDE * pixels_per_frame))) if bounded else whole
 
 
 def _count_convolutions(module: nn.Module) -> int:

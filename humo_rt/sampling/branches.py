@@ -107,7 +107,7 @@ class GuidedModel:
         for weights in rows:
             for group in self._groups(weights):
                 self._constant_inputs(group)
-        self.__dict__.pop("_projected", None)  # every group has its own rows of it; what else asks makes it anew
+        self.__dict__.pop("_projected", None)  # each group has its own rows; another would make it anew
 
     def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
         """The weighted sum of the branches' velocities, float32, shaped like ``x_NCTHW``."""

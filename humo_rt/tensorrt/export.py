@@ -139,7 +139,8 @@ def trace(module: ExportableDiT, spec: GraphSpec, device: torch.device) -> Expor
         binding.name: torch.zeros(binding.shape(_EXAMPLE, spec.config), dtype=binding.dtype, device=device)
         for binding in spec.inputs
     }
-    # torch 2.11 otherwise takes a comparison of strides, which always holds, for a limit on the sizes.
+    # torch 2.11 otherwise takes a comparison of strides, which holds for every size, for a limit on the sizes. Whether
+    # a size works is for tests to say: what is deferred to run time does not reach the ONNX graph.
     deferred = {"prefer_deferred_runtime_asserts_over_guards": True}
     return torch.export.export(module.eval(), (), inputs, dynamic_shapes=shapes, strict=False, **deferred)
 

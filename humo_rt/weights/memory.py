@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from humo_rt.config import MASK_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, ModelConfig
+from humo_rt.model.mask_predictor import PREDICTING_BLOCKS
 
 GIB = 1024**3
 
@@ -23,10 +24,12 @@ _NARROW_COPIES = 6
 # and the output. In the feed-forward: the stream; then its norm and the output.
 _FUSED_ATTENTION = (1, 6)
 _FUSED_FEED_FORWARD = (1, 2)
-# Full-resolution feature maps alive at once in the VAE's last level, and the two-frame caches of its convolutions.
-_VAE_MAPS = 8
+# Full-resolution feature maps alive at once in the VAE's last level, and the frames of a piece of a small video: of the
+# plain decoder and of the channels-last one (benchmarks/results/h100-vae-decode.json). And the two-frame caches of its
+# convolutions.
+_VAE_PLAIN = (11, 4)
+_VAE_CHANNELS_LAST = (7, 8)
 _VAE_CACHED_FRAMES = 14
-_VAE_PIECE_FRAMES = 4
 _VAE_PIECE_PIXELS = 480 * 832
 
 
@@ -39,12 +42,17 @@ def activation_bytes(
     references: int = 1,
     branches: int = 1,
     dtype: torch.dtype = torch.bfloat16,
+    contexts: int | None = None,
     fused: bool = False,
+    predicts_faces: bool = False,
+    channels_last_vae: bool = False,
 ) -> int:
     """Estimated peak beyond the parameters: the larger of denoising and VAE decoding, in bytes.
 
-    ``height``, ``width`` in pixels; ``branches``: guidance branches computed in one batch; ``fused``: blocks run on
-    fused kernels, as on a GPU.
+    ``height``, ``width`` in pixels; ``branches``: guidance branches computed in one batch; ``contexts``: those of the
+    whole guidance table, each of which keeps its keys and values; ``fused``: blocks run on fused kernels, as on a GPU;
+    ``predicts_faces``: the mask predictor runs, which reads the streams of the last blocks; ``channels_last_vae``:
+    the VAE decodes in channels-last memory.
     """
     dit = config.dit
     latent_frames = (num_frames - 1) // TEMPORAL_STRIDE + 1 + references
@@ -57,16 +65,19 @@ def activation_bytes(
             dit.dim * (streams * 4 + copies * narrow) for streams, copies in (_FUSED_ATTENTION, _FUSED_FEED_FORWARD)
         )
         per_token = max(attention, feed_forward + dit.ffn_dim * narrow)
-    # Keys and values of every branch, or of both prompts and both audios.
-    contexts = max(2, branches) * (dit.text_len + latent_frames * dit.audio_tokens)
-    cached = 2 * dit.num_layers * contexts * dit.dim * narrow
+    if predicts_faces:
+        per_token += PREDICTING_BLOCKS * dit.dim * 4
+    # Keys and values, at first of both prompts and both audios.
+    rows = max(2, contexts or branches) * (dit.text_len + latent_frames * dit.audio_tokens)
+    cached = 2 * dit.num_layers * rows * dit.dim * narrow
     latents = latent_frames * cells * (dit.in_channels + MASK_CHANNELS) * 4 * (branches + 4)
     denoise = branches * tokens * per_token + cached + latents
 
     patch = config.vae.patch_size or 1
     frame = config.vae.base_dim * height * width // patch**2
-    piece_frames = _VAE_PIECE_FRAMES * max(1, _VAE_PIECE_PIXELS * patch**2 // (height * width))
-    piece = frame * min(piece_frames, num_frames) * narrow * _VAE_MAPS
+    maps, frames = _VAE_CHANNELS_LAST if channels_last_vae else _VAE_PLAIN
+    piece_frames = max(TEMPORAL_STRIDE, frames * _VAE_PIECE_PIXELS * patch**2 // (height * width))
+    piece = frame * min(piece_frames, num_frames) * narrow * maps
     decode = piece + frame * _VAE_CACHED_FRAMES * narrow + 3 * num_frames * height * width
     return max(denoise, decode)
 

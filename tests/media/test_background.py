@@ -93,3 +93,57 @@ def test_only_so_many_blocks_wait(tmp_path):
         late.join(10)
         assert not late.is_alive()
     assert len(read_video(tmp_path / "out.mp4")[0]) == 2 * (WAITING + 2)
+
+
+def test_an_interrupt_while_the_last_blocks_are_encoded_leaves_nothing(tmp_path, monkeypatch):
+    slow = Slow(tmp_path / "out.mp4", fps=25, width=SIZE, height=SIZE)
+    opened = BackgroundWriter(slow).__enter__()
+    opened.write(frames(0))
+    opened.write(frames(1))
+    join = opened._thread.join
+
+    def interrupted(timeout=None):
+        monkeypatch.setattr(opened._thread, "join", join)
+        slow.go.set()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opened._thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.__exit__(None, None, None)
+    assert not opened._thread.is_alive()
+    assert list(tmp_path.iterdir()) == []
+
+
+class ClosesItself(VideoWriter):
+    """What the collector does that runs in the encoder's thread."""
+
+    close = None
+
+    def write(self, frames_FHWC):
+        super().write(frames_FHWC)
+        self.close()
+
+
+@pytest.mark.parametrize("blocks", [1, WAITING + 1])
+def test_an_iterator_that_the_encoder_collects_is_closed(tmp_path, blocks):
+    closing = ClosesItself(tmp_path / "out.mp4", fps=25, width=SIZE, height=SIZE)
+    opened = BackgroundWriter(closing)
+    closing.close = lambda: opened.__exit__(GeneratorExit, GeneratorExit(), None)
+    opened.__enter__()
+    for number in range(blocks):
+        opened._blocks.put(frames(number))
+    opened._thread.join(10)
+    assert not opened._thread.is_alive()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_thread_that_cannot_start_leaves_nothing(tmp_path, monkeypatch):
+    opened = BackgroundWriter(writer(tmp_path / "out.mp4"))
+
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(opened._thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        opened.__enter__()
+    assert list(tmp_path.iterdir()) == []

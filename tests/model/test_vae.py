@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from humo_rt.config import VAEConfig, preset
-from humo_rt.model.vae import VideoVAE
+from humo_rt.model.vae import VideoVAE, _piece
 from tests.golden_data import GOLDEN, case, case_ids, load_group, load_json, recipe_input, recipe_weights
 
 ATOL = 2e-5
@@ -83,8 +83,8 @@ def test_surplus_frames_do_not_change_the_latents(tiny_vae):
 
 
 def test_large_frames_are_streamed_in_smaller_blocks(tiny_vae):
-    assert tiny_vae._piece(100, 480 * 832, bounded=True) == 1
-    assert tiny_vae._piece(4, 128 * 128, bounded=True) == 4
+    assert _piece(100, 480 * 832, tiny_vae.pixels_per_piece, bounded=True) == 1
+    assert _piece(4, 128 * 128, tiny_vae.pixels_per_piece, bounded=True) == 4
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 20, 16), (1, 3, 1, 16, 12), (1, 3, 0, 16, 16)])

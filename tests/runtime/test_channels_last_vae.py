@@ -99,7 +99,8 @@ def test_published_decoders_are_covered_and_others_say_why_not():
     ("capability", "device", "dtype", "expected"),
     [
         ((9, 0), "cuda", torch.bfloat16, True),
-        ((10, 0), "cuda", torch.float16, True),
+        ((9, 0), "cuda", torch.float16, True),
+        ((10, 0), "cuda", torch.bfloat16, False),
         ((9, 0), "cuda", torch.float32, False),
         ((8, 9), "cuda", torch.bfloat16, False),
         ((9, 0), "cpu", torch.bfloat16, False),
