@@ -6,10 +6,10 @@
 frame to frame; the reference frame always counts as a whole. "eager" is LayerNorm, audio attention and residual in
 plain PyTorch. "fused" is what lies between text attention and feed-forward; its time without audio is taken off, so
 that rows say what the audio adds. "share" is of the same block's audio without a mask; for 15 % face tokens 0.35 is the
-goal. "error" compares a row that gathers with the dense computation under the same mask. "moves" are ways to fetch
-15 % of the tokens and to put them back, alone. Random weights and inputs. Each row is a recorded graph, so that its
-launches do not count; the L2 cache is overwritten before every run. A row that fails is reported and the others go on.
-JSON last.
+goal. "error" compares a row that gathers with the dense computation under the same mask; it is 0 where both add up in
+the same order. "moves" are ways to fetch 15 % of the tokens and to put them back, alone. Random weights and inputs.
+Each row is a recorded graph, so that its launches do not count; the L2 cache is overwritten before every run. A row
+that fails is reported and the others go on. JSON last.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Carried:
         return parts
 
     def copy(self) -> Carried:
-        """Another one of the same tensors."""
+        """Another one of the same tensors, for whoever gives them to two blocks."""
         assert self._parts is not None, "taken before"
         return Carried(*self._parts)
 
@@ -157,7 +157,7 @@ class FusedBlock(Block):
         return self.self_attn.q
 
     @staticmethod
-    def _norm(x_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: float, reader: nn.Linear) -> Tensor:
+    def _norm(x_BQD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: float, reader: nn.Module) -> Tensor:
         return adaln_modulate(x_BQD, shift_B1D, scale_B1D, eps, _matmul_dtype(reader))
 
     @staticmethod
@@ -169,7 +169,7 @@ class FusedBlock(Block):
         scale: Tensor,
         modulated: bool,
         eps: float,
-        reader: nn.Linear,
+        reader: nn.Module,
     ) -> tuple[Tensor, Tensor]:
         return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, _matmul_dtype(reader))
 

@@ -13,7 +13,7 @@ from humo_rt.config import VAEConfig
 from humo_rt.media import read_image
 from humo_rt.model.vae import VideoVAE
 from humo_rt.pipeline import Pipeline
-from humo_rt.runtime.channels_last_vae import use_channels_last, use_plain
+from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last, use_plain
 
 pytestmark = pytest.mark.gpu
 
@@ -45,7 +45,9 @@ def test_it_is_as_near_to_float32_as_the_plain_decoder(wide_vae, size):
 @torch.no_grad()
 def test_shipped_weights_give_the_same_video():
     """Two decoders in bfloat16, on trained weights: under random ones rounding errors grow to about 50 dB in either."""
-    vae = use_channels_last(Pipeline.from_pretrained("nano", device="cuda").vae)
+    vae = Pipeline.from_pretrained("nano", device="cuda").vae
+    assert isinstance(vae, ChannelsLastVAE) == channels_last_pays(vae, torch.device("cuda"))
+    use_channels_last(vae)
     picture = fit_on_white(read_image(SAMPLES / "portrait.png"), 128, 128).cuda()
     video = torch.stack([picture.roll((i, 2 * i), (1, 2)) for i in range(17)], dim=1)[None]
     latents = vae.encode(video)
