@@ -16,24 +16,47 @@ import itertools
 import statistics
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 from bench_kernels import copy_bytes_per_second
 from device_clock import microseconds
 
-# The function that chooses, and what to try instead of each of its answers.
-SPACES: dict[str, tuple[str, dict[str, list[int]]]] = {
-    "adaln_modulate": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
-    "gate_residual_norm": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
-    "gelu_quantize": ("tile", {"ROWS": [1], "num_warps": [4, 8, 16, 32]}),
-    "quantize_rows": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
-    "quantize_tensor": ("tile", {"ROWS": [1, 2, 4], "num_warps": [2, 4, 8, 16]}),
-    "qk_norm_rope": ("tile", {"num_warps": [2, 4, 8, 16]}),
-    "audio_face_attention": ("blocks", {"BLOCK_M": [16, 32, 64], "BLOCK_D": [128, 256, 512], "num_warps": [2, 4, 8]}),
-    "audio_face_probabilities": ("blocks", {"BLOCK_M": [16, 32, 64], "BLOCK_D": [256, 512], "num_warps": [2, 4, 8]}),
-    "text_attention": ("blocks", {"BLOCK_M": [64, 128], "BLOCK_S": [32, 64, 128], "num_warps": [4, 8]}),
+from humo_rt.kernels import registry
+
+WARPS = [1, 2, 4, 8, 16]
+ROWS = {"ROWS": [1, 2, 4], "num_warps": WARPS}
+
+
+class Space(NamedTuple):
+    """What to try instead of each answer of ``chooser``, a function in the Triton code of the op ``home``, by default
+    the op itself; and of that module's constants, which have names of their own."""
+
+    values: dict[str, list[int]]
+    chooser: str = "tile"
+    home: str | None = None
+
+
+SPACES = {
+    "adaln_modulate": Space(ROWS),
+    "adaln_modulate_quantize": Space(ROWS, home="adaln_modulate"),
+    "gather_norm": Space(ROWS, home="adaln_modulate"),
+    "gate_residual_norm": Space(ROWS),
+    "gate_residual_norm_quantize": Space(ROWS, home="gate_residual_norm"),
+    "scatter_residual_norm": Space(ROWS, home="gate_residual_norm"),
+    "gelu_quantize": Space({"num_warps": [4, 8, 16, 32]}),
+    "quantize_rows": Space(ROWS),
+    "quantize_tensor": Space({"TILES": [2, 4, 8, 16, 32], **ROWS}),
+    "qk_norm_rope": Space({"LARGEST_GROUP": [512, 1024, 2048, 8192], "num_warps": WARPS}),
+    "qk_norm_rope_quantize": Space({"LARGEST_GROUP": [512, 1024, 2048, 8192], "num_warps": WARPS}, home="qk_norm_rope"),
+    "audio_face_attention": Space(
+        {"BLOCK_M": [16, 32, 64], "BLOCK_D": [128, 256, 512], "num_warps": [2, 4, 8]}, chooser="blocks"
+    ),
+    "audio_face_probabilities": Space(
+        {"BLOCK_M": [16, 32, 64], "BLOCK_D": [256, 512], "num_warps": [2, 4, 8]}, chooser="blocks"
+    ),
+    "text_attention": Space({"BLOCK_M": [64, 128], "BLOCK_S": [32, 64, 128], "num_warps": [4, 8]}, chooser="blocks"),
 }
 
 
@@ -52,17 +75,20 @@ def main() -> None:
 
 def tune(op: str, preset: str, copy: float) -> None:
     cases = importlib.import_module(f"humo_rt.kernels.{op}.cases")
-    module = importlib.import_module(f"humo_rt.kernels.{op}.triton_impl")
+    space = SPACES[op]
+    run = registry.implementation(op, "triton")
+    home = importlib.import_module(f"humo_rt.kernels.{space.home or op}.triton_impl")
     sizes = next(sizes for workload, sizes in cases.WORKLOADS.items() if workload.startswith(preset))
     inputs = cases.make_inputs(one_branch(sizes), torch.bfloat16, torch.device("cuda"))
-    moved, name = cases.bytes_moved(*inputs), SPACES[op][0]
-    chosen, found = getattr(module, name), []
+    moved, chosen, found = cases.bytes_moved(*inputs), getattr(home, space.chooser), []
 
     def measured(changes: dict[str, int]) -> float:
-        with mock.patch.object(module, name, lambda *args: chosen(*args) | changes):
-            return statistics.median(microseconds(module.run, inputs))
+        constants = {name: value for name, value in changes.items() if hasattr(home, name)}
+        tiles = {name: value for name, value in changes.items() if name not in constants}
+        with mock.patch.multiple(home, **constants, **{space.chooser: lambda *args: chosen(*args) | tiles}):
+            return statistics.median(microseconds(run, inputs))
 
-    for changes in ({}, *candidates(SPACES[op][1])):
+    for changes in ({}, *candidates(space.values)):
         try:
             found.append((measured(changes), changes))
         except Exception as error:  # noqa: BLE001  too many registers or too much shared memory, in the compiler's words
