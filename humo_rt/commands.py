@@ -108,9 +108,11 @@ def _checked_before_loading(
     conditions: dict[str, Any], options: dict[str, Any], model: dict[str, Any], output: Path | None
 ) -> dict[str, Any]:
     """Refuse a bad request before the minutes that loading may take; returns the options with the length settled."""
+    from humo_rt.media import check_codecs
     from humo_rt.request import GenerationRequest
     from humo_rt.weights.resolve import configuration
 
+    check_codecs(sound=bool(conditions.get("audio")))
     torch_dtype(model["dtype"])
     config = configuration(*model_source(model["preset"], model["weights"]))
     request = GenerationRequest(**conditions, **options, output=output).validated(config)

@@ -22,6 +22,12 @@ def check_dtypes(**dtypes: torch.dtype) -> None:
             raise ValueError(f"{name} is {dtype}: use float32, float16 or bfloat16")
 
 
+def check_types(**tensors: Tensor | None) -> None:
+    """``ValueError`` unless all that are given have one of ``DTYPES`` and are where the first is."""
+    check_dtypes(**{name: tensor.dtype for name, tensor in tensors.items() if tensor is not None})
+    check_one_device(**tensors)
+
+
 def check_one_device(**tensors: Tensor | None) -> None:
     """``ValueError`` unless all that are given are where the first is."""
     (first, place), *others = [(name, tensor.device) for name, tensor in tensors.items() if tensor is not None]

@@ -216,6 +216,13 @@ class TestBadInput:
         assert said in refused("generate", *quick, *arguments)
         assert names(folder) == before
 
+    def test_a_missing_codec_is_found_before_a_model_is_loaded(self, folder, monkeypatch):
+        monkeypatch.setattr("humo_rt.media.writer.AUDIO_CODEC", "nothing")
+        monkeypatch.setattr(commands, "load_pipeline", lambda **_: pytest.fail("loaded a model without a codec"))
+        result = run("generate", "--prompt", "x", "--audio", "speech.wav", *QUICK)
+        assert result.exit_code != 0
+        assert "codec nothing is not in this build of ffmpeg" in " ".join(result.stderr.split())
+
     def test_a_folder_without_the_vae(self, folder):
         write_published(folder, "HuMo-17B", tiny_weights(tiny_config("humo-17b")))
         (folder / "Wan2.1-T2V-1.3B" / "Wan2.1_VAE.pth").unlink()

@@ -90,7 +90,7 @@ class VideoWriter:
         self._audio: Any = None
 
     def __enter__(self) -> VideoWriter:
-        _require_codecs([VIDEO_CODEC] if self._sound_SC is None else [VIDEO_CODEC, AUDIO_CODEC])
+        check_codecs(sound=self._sound_SC is not None)
         try:
             with self._explained():
                 self._open()
@@ -206,11 +206,12 @@ class VideoWriter:
             ) from error
 
 
-def _require_codecs(names: list[str]) -> None:
+def check_codecs(*, sound: bool) -> None:
+    """``RuntimeError`` unless PyAV can encode a video, with or without ``sound``."""
     import av
     from av.codec.codec import UnknownCodecError
 
-    for name in names:
+    for name in (VIDEO_CODEC, AUDIO_CODEC) if sound else (VIDEO_CODEC,):
         try:
             av.codec.Codec(name, "w")
         except UnknownCodecError as error:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import DTYPES, check_types
 from humo_rt.kernels.gate_residual_norm.reference import reference
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def gate_residual_norm(
@@ -62,15 +61,6 @@ def check_inputs(
             expected = " or ".join(str(each) for each in dict.fromkeys(shapes))
             raise ValueError(f"{name} {tuple(vector.shape)} does not fit residual {shape}: give {expected}")
     check_types(residual=residual_BLD, y=y_BLD, gate=gate_B1D, shift=shift, scale=scale)
-
-
-def check_types(residual: Tensor, **others: Tensor | None) -> None:
-    """``ValueError`` unless all that are given are of the op's types and on one device."""
-    for name, tensor in {"residual": residual, **others}.items():
-        if tensor is not None and tensor.dtype not in DTYPES:
-            raise ValueError(f"{name} is {tensor.dtype}: use float32, float16 or bfloat16")
-        if tensor is not None and tensor.device != residual.device:
-            raise ValueError(f"{name} on {tensor.device}, residual on {residual.device}: use one device")
 
 
 @torch.library.custom_op("humo_rt::gate_residual_norm", mutates_args=())

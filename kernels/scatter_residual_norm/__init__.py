@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import DTYPES, check_types
 from humo_rt.kernels.float8 import FLOAT8, QuantizedRows
-from humo_rt.kernels.gate_residual_norm import DTYPES, check_types
 from humo_rt.kernels.gather_norm import check_rows
 from humo_rt.kernels.scatter_residual_norm.reference import reference
 

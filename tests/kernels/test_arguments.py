@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from humo_rt.kernels.arguments import DTYPES, check_axes, check_dtypes, check_one_device
+from humo_rt.kernels.arguments import DTYPES, check_axes, check_dtypes, check_one_device, check_types
 
 
 def test_what_fits_passes():
     check_axes("(B, L, D)", x=torch.ones(1, 2, 3), y=torch.ones(3, 2, 1))
     check_dtypes(**{str(dtype): dtype for dtype in DTYPES})
     check_one_device(x=torch.ones(1), y=None, z=torch.ones(2))
+    check_types(x=torch.ones(1), y=None, z=torch.ones(2))
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 5), (2, 0, 3)])
@@ -28,3 +29,10 @@ def test_dtypes():
 def test_devices():
     with pytest.raises(ValueError, match="z on meta, x on cpu: use one device"):
         check_one_device(x=torch.ones(1), y=None, z=torch.ones(1, device="meta"))
+
+
+def test_types_are_dtypes_and_a_device():
+    with pytest.raises(ValueError, match="z is torch.float64: use float32"):
+        check_types(x=torch.ones(1), y=None, z=torch.ones(1).double())
+    with pytest.raises(ValueError, match="z on meta, x on cpu"):
+        check_types(x=torch.ones(1), y=None, z=torch.ones(1, device="meta"))
