@@ -30,6 +30,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import Tensor, nn
 
 from humo_rt.config import TEMPORAL_STRIDE, VAEConfig
+from humo_rt.kernels import registry
 from humo_rt.kernels.causal_conv import CHANNEL_MULTIPLE, causal_conv
 from humo_rt.kernels.rms_silu import rms_silu
 from humo_rt.model.vae import VideoVAE, unfold_pixels
@@ -174,7 +175,8 @@ def channels_last_pays(vae: VideoVAE, device: torch.device) -> bool:
     """
     if device.type != "cuda" or vae.autoencoder.dtype not in HALF or unsuited(vae.config) is not None:
         return False
-    return torch.cuda.get_device_capability(device)[0] == HOPPER
+    kernels = [backend for backend in registry.BACKENDS if registry.unavailable("causal_conv", backend) is None]
+    return bool(kernels) and torch.cuda.get_device_capability(device)[0] == HOPPER
 
 
 def unsuited(config: VAEConfig) -> str | None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from humo_rt.config import VAEConfig, preset
+from humo_rt.kernels import registry
 from humo_rt.model.vae import VideoVAE
 from humo_rt.runtime.channels_last_vae import (
     ChannelsLastVAE,
@@ -108,6 +109,7 @@ def test_published_decoders_are_covered_and_others_say_why_not():
 )
 def test_where_it_pays(monkeypatch, capability, device, dtype, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(registry, "unavailable", lambda op, backend: None if backend == "triton" else "not built")
     with torch.device("meta"):
         vae = VideoVAE(preset("humo-1.7b").vae).to(dtype)
     assert channels_last_pays(vae, torch.device(device)) is expected
@@ -115,5 +117,11 @@ def test_where_it_pays(monkeypatch, capability, device, dtype, expected):
 
 def test_it_does_not_pay_where_it_cannot_run(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(registry, "unavailable", lambda op, backend: None)
     narrow = VideoVAE(VAEConfig(base_dim=24)).bfloat16()
     assert not channels_last_pays(narrow, torch.device("cuda"))
+    with torch.device("meta"):
+        wide = VideoVAE(preset("humo-1.7b").vae).bfloat16()
+    assert channels_last_pays(wide, torch.device("cuda"))
+    monkeypatch.setattr(registry, "unavailable", lambda op, backend: "not here")
+    assert not channels_last_pays(wide, torch.device("cuda"))
