@@ -97,7 +97,7 @@ class _Recording:
             with torch.cuda.stream(aside):
                 dit(self._x, self._timestep, **own)  # compiles kernels and chooses algorithms
             current.wait_stream(aside)
-            # An old recording that the collector finds during the next one would end it.
+            # What the collector frees while something is recorded may end the recording.
             gc.collect()
             with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
                 self._result = dit(self._x, self._timestep, **own)

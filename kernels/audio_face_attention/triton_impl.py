@@ -24,6 +24,15 @@ def matmul(a, b):
 
 
 @triton.jit
+def frame_rows(tokens, BLOCK_M: tl.constexpr):
+    """This program's frame, the rows of its tile in the sequence (BLOCK_M,), and which of them the frame has."""
+    tiles = tl.cdiv(tokens, BLOCK_M)
+    frame = (tl.program_id(0) // tiles).to(tl.int64)
+    in_frame = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
+    return frame, frame * tokens + in_frame, in_frame < tokens
+
+
+@triton.jit
 def inverse_rms(q_ptr, rows, inside, stride, eps, D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr):
     """1 / rms over D channels of each row, float32 (BLOCK_M,)."""
     total = tl.zeros((BLOCK_M,), dtype=tl.float32)
@@ -63,12 +72,8 @@ def _kernel(
     P: tl.constexpr, H: tl.constexpr, S: tl.constexpr, K: tl.constexpr, MASKED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    tiles = tl.cdiv(tokens, BLOCK_M)
-    frame = (tl.program_id(0) // tiles).to(tl.int64)
+    frame, rows, inside = frame_rows(tokens, BLOCK_M)
     b = tl.program_id(1).to(tl.int64)
-    in_frame = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
-    inside = in_frame < tokens
-    rows = frame * tokens + in_frame
     length = tl.cast(frames, tl.int64) * tokens
     channels = tl.arange(0, BLOCK_K)
     keys = tl.arange(0, BLOCK_S)

@@ -11,6 +11,7 @@ from humo_rt.kernels.audio_face_attention.triton_impl import (
     LOG2_E,
     blocks,
     dense_channels,
+    frame_rows,
     inverse_rms,
     normalised_head,
     probabilities,
@@ -25,12 +26,8 @@ def _kernel(
     P: tl.constexpr, H: tl.constexpr, S: tl.constexpr, K: tl.constexpr, MASKED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    tiles = tl.cdiv(tokens, BLOCK_M)
-    frame = (tl.program_id(0) // tiles).to(tl.int64)
+    frame, rows, inside = frame_rows(tokens, BLOCK_M)
     b = tl.program_id(1).to(tl.int64)
-    in_frame = (tl.program_id(0) % tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
-    inside = in_frame < tokens
-    rows = frame * tokens + in_frame
     length = tl.cast(frames, tl.int64) * tokens
     channels = tl.arange(0, BLOCK_K)
     keys = tl.arange(0, BLOCK_S)
