@@ -17,12 +17,12 @@ def standardised(x, inside, width, eps):
     return centred * tl.rsqrt(variance + eps)[:, None]
 
 
-def tile(width: int, length: int) -> dict[str, int]:
-    """Rows of one program, the power of two that holds a row, and warps of 16 to 32 elements a thread.
+def tile(width: int, length: int, elements: int = 16) -> dict[str, int]:
+    """Rows of one program, the power of two that holds a row, and warps of so many to twice as many elements a thread.
 
     A tile of one row needs no change of layout between the row and the vectors that scale it. The same on every family:
     the tile fits the registers of all of them, and nothing but memory bounds the work.
     """
     block = triton.next_power_of_2(width)
     rows = max(1, min(TILE // block, triton.next_power_of_2(length)))
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(8, rows * block // 512))}
+    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(8, rows * block // (32 * elements)))}

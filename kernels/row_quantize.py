@@ -18,15 +18,15 @@ SMALLEST = tl.constexpr(float8.SMALLEST)
 @triton.jit
 def store_quantized(values_ptr, scale_ptr, x, at, at_row, inside, inside_row):
     """Write rows ``x`` (R, C) at ``at`` in e4m3 and their scales at ``at_row`` (R,), by the rule of ``float8``."""
-    amax = largest(x, inside)
+    amax = largest(tl.where(inside, x, 0.0))
     store_values(values_ptr, x, amax, at, inside)
     tl.store(scale_ptr + at_row, amax / LARGEST, mask=inside_row)
 
 
 @triton.jit
-def largest(x, inside):
-    """What the values of each row of ``x`` (R, C) are measured by: (R,)."""
-    return tl.maximum(tl.max(tl.where(inside, tl.abs(x), 0.0), axis=1), SMALLEST)
+def largest(x):
+    """What the values of each row of ``x`` (R, C), 0 outside, are measured by: (R,)."""
+    return tl.maximum(tl.max(tl.abs(x), axis=1), SMALLEST)
 
 
 @triton.jit

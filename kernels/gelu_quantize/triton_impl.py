@@ -29,6 +29,7 @@ def _gelu(x):
 
 @triton.jit
 def _activated(x_ptr, at, inside):
+    """GELU of the elements ``at``, in float32, 0 outside as GELU of 0 is."""
     return _gelu(tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32))
 
 
@@ -39,12 +40,12 @@ def _kernel(values_ptr, scale_ptr, x_ptr, length, width, ROWS: tl.constexpr, BLO
     columns = tl.arange(0, BLOCK)[None, :]
     at, inside = rows[:, None] * width + columns, there[:, None] & (columns < width)
     y = _activated(x_ptr, at, inside)
-    amax = largest(y, inside)
+    amax = largest(y)
     if REST > 0:
         others = BLOCK + tl.arange(0, REST)[None, :]
         at_others, inside_others = rows[:, None] * width + others, there[:, None] & (others < width)
         z = _activated(x_ptr, at_others, inside_others)
-        amax = tl.maximum(amax, largest(z, inside_others))
+        amax = tl.maximum(amax, largest(z))
         store_values(values_ptr, z, amax, at_others, inside_others)
     store_values(values_ptr, y, amax, at, inside)
     tl.store(scale_ptr + rows, amax / LARGEST, mask=there)
