@@ -23,7 +23,7 @@ def bench_kernels(monkeypatch):
     module = importlib.import_module("bench_kernels")
     monkeypatch.setattr(module, "CUDA", torch.device("cpu"))
     monkeypatch.setattr(module, "peak_bytes_per_second", lambda: 2e9)
-    monkeypatch.setattr(module, "copy_bytes_per_second", lambda: 1e9)
+    monkeypatch.setattr(module, "copy_bytes_per_second", lambda moved: 1e9)
     monkeypatch.setattr(module, "check", lambda op, backend, device: [])
     monkeypatch.setattr(module, "microseconds", lambda run, inputs: [1.0, 2.0, 3.0] if run(*inputs) else [])
     monkeypatch.setattr(cases, "WORKLOADS", {"humo-1.7b": (2, 100), "nano": (1, 50)})
@@ -51,6 +51,7 @@ def test_a_row_for_each_backend_and_workload(bench_kernels, implementations, tmp
     assert rows[1]["bytes"] == moved
     assert rows[1]["median"] == 2.0
     assert rows[1]["percent_of_copy"] == pytest.approx(100 * moved / 2e-6 / 1e9)
+    assert rows[1]["percent_of_equal_copy"] == rows[1]["percent_of_copy"]
     assert rows[1]["percent_of_peak"] == pytest.approx(50 * moved / 2e-6 / 1e9)
 
 
