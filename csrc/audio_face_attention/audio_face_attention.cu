@@ -80,10 +80,10 @@ __device__ __forceinline__ void weigh_slot(const AudioFaceQueries& call, const T
 
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(32 * kMostWarps, 2)
-    attention_kernel(const __grid_constant__ AudioFaceAttention attention) {
+    attention_kernel(const __grid_constant__ AudioFaceAttention attention, int share) {
   extern __shared__ float4 slots[];
   const AudioFaceQueries& call = attention.queries;
-  const Tile tile(call);
+  const Tile tile(call, share);
   const int64_t width = call.heads * kHeadDim;
   if (!is_heard(call, tile)) {
     write_zeros<T>(call, tile, width);
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
   const T* v = static_cast<const T*>(attention.v) + tile.batch * attention.v_strides[1] +
                tile.frame * attention.v_strides[2] + tile.first_head * attention.v_strides[3] +
                32 * (tile.g % 2) + 8 * (tile.g / 2);
-  T* out = static_cast<T*>(call.out) + (tile.row(call) + tile.g) * width + tile.first_head * kHeadDim + 8 * tile.t;
+  T* out = static_cast<T*>(call.out) + (tile.row(call) + tile.g) * width + 8 * tile.t;
   const int speakers = static_cast<int>(call.speakers);
   int offsets[4];
 #pragma unroll
@@ -125,10 +125,9 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
         next = last ? v + chunk + kValueChunk : next + attention.v_strides[0];
         if (!last || chunk + kValueChunk < kHeadDim) load_values(next, offsets, rows);
       }
-      store_rows(out + chunk, width, tile.rows(call) - tile.g, sum);
+      store_rows(out + head * kHeadDim + chunk, width, tile.rows(call) - tile.g, sum);
     }
     v += attention.v_strides[3];
-    out += kHeadDim;
     slot = slot_of(slot, speakers, 0);
   }
 }

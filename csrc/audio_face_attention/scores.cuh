@@ -43,16 +43,14 @@ struct Tile {
   int batch, frame, first;  // `first` is the tile's first row, counted within the frame
   int lane, g, t, warp, warps, first_head, end_head;
 
-  __device__ __forceinline__ explicit Tile(const AudioFaceQueries& call) {
-    const unsigned tokens = static_cast<unsigned>(call.tokens), tiles = (tokens + kTileRows - 1) / kTileRows;
-    batch = blockIdx.y;
-    frame = blockIdx.x / tiles;
-    first = blockIdx.x % tiles * kTileRows;
+  __device__ __forceinline__ Tile(const AudioFaceQueries& call, int share) {
+    first = blockIdx.x * kTileRows;
+    frame = blockIdx.y;
+    batch = blockIdx.z;
     lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     g = lane / 4, t = lane % 4;
-    const int heads = static_cast<int>(call.heads), share = (heads + warps - 1) / warps;
-    first_head = min(warp * share, heads);
-    end_head = min(first_head + share, heads);
+    first_head = warp * share;
+    end_head = min(first_head + share, static_cast<int>(call.heads));
   }
 
   // The tile's first row in the sequence of its batch, and among all rows.
@@ -109,9 +107,10 @@ __device__ __forceinline__ void write_zeros(const AudioFaceQueries& call, const 
 // stand together, in front of the products that wait for them.
 __device__ __forceinline__ uint4 stream16(const void* address) {
   uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(address));
+               : "l"(address)
+               : "memory");
   return x;
 }
 
@@ -205,22 +204,24 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
   float4* slot = slot_of(slots, head * speakers, tile.lane);
 #pragma unroll 1
   while (head < tile.end_head) {
-    uint4 x[kChunks][kLaneRows];
-#pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-#pragma unroll
-      for (int i = 0; i < kLaneRows; ++i) x[c][i] = stream16(q + rows[i] + c * kChunk);
-    }
     const KeyLoader<T> keys(call, tile, speaker, head);
+    uint4 x[kChunks][kLaneRows], k[2], k_next[2];
+    keys.load(0, k);
+#pragma unroll
+    for (int i = 0; i < kLaneRows; ++i) {
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) x[c][i] = stream16(q + rows[i] + c * kChunk);
+    }
+    __syncwarp();
     Logits logits = {};
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      uint4 k[2];
-      keys.load(c, k);
+      if (c + 1 < kChunks) keys.load(c + 1, k_next);
       keys.weigh(c, k);
       add_products<T>(x[c], k, logits);
 #pragma unroll
       for (int i = 0; i < kLaneRows; ++i) squares[i] = add_squares<T>(x[c][i], squares[i]);
+      k[0] = k_next[0], k[1] = k_next[1];
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -309,21 +310,22 @@ inline bool fits_matrix_unit(const AudioFaceQueries& call) {
   const auto addresses = reinterpret_cast<uintptr_t>(call.q) | reinterpret_cast<uintptr_t>(call.k) |
                          reinterpret_cast<uintptr_t>(call.out) | reinterpret_cast<uintptr_t>(call.norm_weight);
   return elements % 8 == 0 && addresses % 16 == 0 && (call.head_dim == 64 || call.head_dim == 128) &&
-         call.keys <= kTileKeys && is_near(call.q_strides[1]) && is_near(call.k_strides[4]);
+         call.keys <= kTileKeys && call.frames <= 65535 && is_near(call.q_strides[1]) && is_near(call.k_strides[4]);
 }
 
-// How a kernel of this header is launched.
+// How a kernel of this header is launched: each warp has `share` heads, the last one perhaps fewer.
 struct Launch {
   dim3 grid;
-  int threads;
+  int threads, share;
   int64_t shared_bytes;
 };
 
 inline Launch launch_of(const AudioFaceQueries& call) {
   const int64_t tiles = (call.tokens + kTileRows - 1) / kTileRows;
   const int64_t most = call.heads <= 16 ? 4 : kMostWarps, share = (call.heads + most - 1) / most;
-  return {dim3(static_cast<unsigned>(call.frames * tiles), static_cast<unsigned>(call.batch)),
-          static_cast<int>(32 * ((call.heads + share - 1) / share)), call.heads * call.speakers * kSlotBytes};
+  return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(call.frames), static_cast<unsigned>(call.batch)),
+          static_cast<int>(32 * ((call.heads + share - 1) / share)), static_cast<int>(share),
+          call.heads * call.speakers * kSlotBytes};
 }
 
 // Whether the current device has the shared memory that a launch asks for, beside what is not asked for.
@@ -336,14 +338,14 @@ inline cudaError_t has_shared_memory(const Launch& launch, bool* has) {
 }
 
 template <typename Call>
-cudaError_t run(void (*kernel)(Call), const Launch& launch, const Call& call, cudaStream_t stream) {
+cudaError_t run(void (*kernel)(Call, int), const Launch& launch, const Call& call, cudaStream_t stream) {
   const auto bytes = static_cast<int>(launch.shared_bytes);
   constexpr int kUnasked = 40 * 1024;  // of 48 KiB; the squares take one
   if (bytes > kUnasked) {
     const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (status != cudaSuccess) return status;
   }
-  kernel<<<launch.grid, launch.threads, bytes, stream>>>(call);
+  kernel<<<launch.grid, launch.threads, bytes, stream>>>(call, launch.share);
   return cudaGetLastError();
 }
 

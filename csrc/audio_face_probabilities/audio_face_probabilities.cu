@@ -28,32 +28,33 @@ __device__ __forceinline__ void store_keys(T* out, int keys, int t, float p0, fl
 
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(32 * kMostWarps, 2)
-    probabilities_kernel(const __grid_constant__ AudioFaceQueries call) {
+    probabilities_kernel(const __grid_constant__ AudioFaceQueries call, int share) {
   extern __shared__ float4 slots[];
-  const Tile tile(call);
-  const int keys = static_cast<int>(call.keys), speakers = static_cast<int>(call.speakers);
-  const int64_t width = call.heads * speakers * keys;
+  const Tile tile(call, share);
   if (!is_heard(call, tile)) {
-    write_zeros<T>(call, tile, width);
+    write_zeros<T>(call, tile, call.heads * call.speakers * call.keys);
     return;
   }
   float squares[kLaneRows] = {}, scales[kLaneRows];
   score_heads<T, kHeadDim>(call, tile, slots, squares);
   exchange_scales<kHeadDim>(call, tile, squares, scales);
 
-  T* out = static_cast<T*>(call.out) + tile.row(call) * width;
+  const int keys = static_cast<int>(call.keys), speakers = static_cast<int>(call.speakers);
+  const int64_t width = call.heads * speakers * keys;
+  T* out = static_cast<T*>(call.out) + (tile.row(call) + tile.g) * width + tile.first_head * speakers * keys;
+  float4* slot = slot_of(slots, tile.first_head * speakers, tile.lane);
 #pragma unroll 1
   for (int head = tile.first_head; head < tile.end_head; ++head) {
 #pragma unroll 1
     for (int speaker = 0; speaker < speakers; ++speaker) {
-      const int slot = head * speakers + speaker;
-      Logits p = read_probabilities(call, tile, slot_of(slots, slot, tile.lane), speaker, scales);
+      Logits p = read_probabilities(call, tile, slot, speaker, scales);
 #pragma unroll
       for (int i = 0; i < kLaneRows; ++i) {
-        const int row = tile.g + 8 * i;
-        if (row >= tile.rows(call)) continue;
-        store_keys(out + row * width + slot * keys, keys, tile.t, p.of(i, 0), p.of(i, 1), p.of(i, 2), p.of(i, 3));
+        if (tile.g + 8 * i >= tile.rows(call)) continue;
+        store_keys(out + 8 * i * width, keys, tile.t, p.of(i, 0), p.of(i, 1), p.of(i, 2), p.of(i, 3));
       }
+      out += keys;
+      slot = slot_of(slot, 1, 0);
     }
   }
 }
