@@ -204,24 +204,23 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
   float4* slot = slot_of(slots, head * speakers, tile.lane);
 #pragma unroll 1
   while (head < tile.end_head) {
-    const KeyLoader<T> keys(call, tile, speaker, head);
-    uint4 x[kChunks][kLaneRows], k[2], k_next[2];
-    keys.load(0, k);
+    uint4 x[kChunks][kLaneRows];
 #pragma unroll
     for (int i = 0; i < kLaneRows; ++i) {
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) x[c][i] = stream16(q + rows[i] + c * kChunk);
     }
     __syncwarp();
+    const KeyLoader<T> keys(call, tile, speaker, head);
     Logits logits = {};
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      if (c + 1 < kChunks) keys.load(c + 1, k_next);
+      uint4 k[2];
+      keys.load(c, k);
       keys.weigh(c, k);
       add_products<T>(x[c], k, logits);
 #pragma unroll
       for (int i = 0; i < kLaneRows; ++i) squares[i] = add_squares<T>(x[c][i], squares[i]);
-      k[0] = k_next[0], k[1] = k_next[1];
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
