@@ -103,8 +103,8 @@ __device__ __forceinline__ void write_zeros(const AudioFaceQueries& call, const 
   }
 }
 
-// 16 bytes that are read once and must not displace keys and values from the cache. Volatile, so that the loads of a head
-// stand together, in front of the products that wait for them.
+// 16 bytes that are read once and must not displace keys and values from the cache. Not through the read-only path: the
+// compiler keeps these loads in front of a __syncwarp(), which those may cross.
 __device__ __forceinline__ uint4 stream16(const void* address) {
   uint4 x;
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -210,7 +210,7 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) x[c][i] = stream16(q + rows[i] + c * kChunk);
     }
-    __syncwarp();
+    __syncwarp();  // else the compiler asks for the later chunks only once the first have come and been multiplied
     const KeyLoader<T> keys(call, tile, speaker, head);
     Logits logits = {};
 #pragma unroll
