@@ -10,6 +10,7 @@ namespace py = pybind11;
 namespace humo_rt {
 
 void bind_audio_face_attention(py::module_& module);
+void bind_audio_face_probabilities(py::module_& module);
 void bind_causal_conv(py::module_& module);
 void bind_guided_update(py::module_& module);
 
@@ -24,6 +25,7 @@ PYBIND11_MODULE(_C, module) {
       .value("float16", DType::kFloat16)
       .value("bfloat16", DType::kBFloat16);
   humo_rt::bind_audio_face_attention(module);
+  humo_rt::bind_audio_face_probabilities(module);
   humo_rt::bind_causal_conv(module);
   humo_rt::bind_guided_update(module);
 }

@@ -15,10 +15,11 @@ void bind_audio_face_attention(py::module_& module) {
          std::array<int64_t, 7> sizes, std::array<int64_t, 2> q_strides, std::array<int64_t, 5> k_strides,
          std::array<int64_t, 5> v_strides, float eps, uintptr_t stream) {
         const auto [speakers, batch, frames, tokens, heads, keys, head_dim] = sizes;
-        const AudioFaceAttention call{pointer<void>(out), pointer<const void>(q), pointer<const float>(norm_weight),
-                                      pointer<const void>(k), pointer<const void>(v), pointer<const float>(face),
-                                      dtype, speakers, batch, frames, tokens, heads, keys, head_dim,
-                                      q_strides, k_strides, v_strides, eps};
+        const AudioFaceQueries queries{pointer<void>(out), pointer<const void>(q), pointer<const float>(norm_weight),
+                                       pointer<const void>(k), pointer<const float>(face), dtype,
+                                       speakers, batch, frames, tokens, heads, keys, head_dim,
+                                       q_strides, k_strides, eps};
+        const AudioFaceAttention call{queries, pointer<const void>(v), v_strides};
         check(audio_face_attention(call, pointer<CUstream_st>(stream)), "audio_face_attention");
       },
       "Write the frame-local audio attention of q to out. Pointers (face may be 0) and stream are addresses; sizes are "

@@ -87,6 +87,14 @@ def _shared_batch(dtype: torch.dtype, device: torch.device) -> Inputs:
     return q, weight, k[:, :1].expand_as(k), v[:, :1].expand_as(v), mask, eps
 
 
+def _one_face(dtype: torch.dtype, device: torch.device) -> Inputs:
+    """A few tokens of the first frame: most tiles of a kernel hold none of them."""
+    q, weight, k, v, _, eps = make_inputs(Sizes(frames=2, tokens=70, heads=2, head_dim=64, keys=5), dtype, device)
+    mask = torch.zeros(1, *q.shape[:2], device=device)
+    mask[:, :, 3:9] = 0.75
+    return q, weight, k, v, mask, eps
+
+
 SHAPES = {
     "one": Sizes(frames=1, tokens=1, heads=1, head_dim=8, keys=1),
     "odd": Sizes(batch=3, frames=3, tokens=7, heads=3, head_dim=10, keys=5, mask="soft"),
@@ -101,11 +109,15 @@ SHAPES = {
     "batch 8": Sizes(batch=8, frames=2, tokens=16, heads=2, head_dim=64),
     "40 heads": Sizes(frames=1, tokens=18, heads=40, head_dim=128),
     "27 heads": Sizes(frames=1, tokens=16, heads=27, head_dim=64),
+    "12 masked heads": Sizes(frames=2, tokens=75, heads=12, head_dim=128, mask="binary"),
+    "17 heads, two speakers": Sizes(frames=1, tokens=31, heads=17, head_dim=128, keys=13, speakers=2),
+    "40 heads, three speakers": Sizes(frames=1, tokens=3, heads=40, head_dim=128, speakers=3, mask="soft"),
 }
 LAYOUTS = {
     "strided": _strided,
     "misaligned": _misaligned,
     "transposed": _transposed,
     "shared batch": _shared_batch,
+    "one face": _one_face,
 }
 CASES = in_each_dtype({name: partial(make_inputs, sizes) for name, sizes in SHAPES.items()} | LAYOUTS, DTYPES)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from humo_rt import _C
 
-_DTYPES = {
+DTYPES = {
     torch.float32: _C.DType.float32,
     torch.float16: _C.DType.float16,
     torch.bfloat16: _C.DType.bfloat16,
@@ -36,7 +36,7 @@ def run(
             k=k.data_ptr(),
             v=v.data_ptr(),
             face=0 if face is None else face.data_ptr(),
-            dtype=_DTYPES[q.dtype],
+            dtype=DTYPES[q.dtype],
             sizes=(speakers, batch, frames, q.shape[1] // frames, heads, keys, head_dim),
             q_strides=q.stride()[:2],
             k_strides=k.stride()[:5],

@@ -1,0 +1,351 @@
+// Logits of queries over the keys of their frame on the matrix unit, from one pass over queries that are not normalised.
+//
+// The norm spans all heads, yet only logits are wanted, and those are linear in 1 / rms. So each warp of a block turns its
+// heads of 32 tokens into logits while it sums the squares, the block adds the squares up, and only then are logits
+// scaled: no second read. They wait in shared memory, where each lane reads back what it wrote itself. The weight of the
+// norm is taken into the keys, of which there are fewer. Blocks are small, so that several share a processor and one
+// waits for memory while others compute; a warp asks for a head's queries at once, 8 KB.
+//
+// Lane l of a warp is g = l / 4, t = l % 4. It has rows g, g + 8, g + 16 and g + 24 of the tile, and of each row's 16
+// logits those of keys 4 t to 4 t + 3. Channels and keys are dealt to the columns of the matrix unit so that each lane
+// loads and stores contiguous bytes without an exchange: the order of a sum is free.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "audio_face_attention/queries.h"
+#include "common/mma.cuh"
+
+namespace humo_rt {
+
+constexpr int kTileRows = 32;  // two tiles of the matrix unit, for which keys are loaded once
+constexpr int kLaneRows = 4;
+constexpr int kTileKeys = 16;
+constexpr int kChunk = 32;     // channels that the four lanes of a row load at once
+constexpr int kMostWarps = 8;
+constexpr int kSlotBytes = kTileRows * kTileKeys * sizeof(float);  // logits of one head and speaker
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// A lane's logits of one head and speaker: of rows g + 16 m and g + 16 m + 8 the accumulator of the matrix unit for keys
+// 4 t, 4 t + 1 (n = 0) and 4 t + 2, 4 t + 3 (n = 1).
+struct Logits {
+  float sum[2][2][4];  // [m][n]
+
+  // Of row g + 8 i, key 4 t + j.
+  __device__ __forceinline__ float& of(int i, int j) { return sum[i / 2][j / 2][2 * (i % 2) + j % 2]; }
+};
+
+// The tile of a block, and what of it a lane and its warp have. Counts of rows are below 2^31, offsets need not be.
+struct Tile {
+  int batch, frame, first;  // `first` is the tile's first row, counted within the frame
+  int lane, g, t, warp, warps, first_head, end_head;
+
+  __device__ __forceinline__ Tile(const AudioFaceQueries& call, int share) {
+    first = blockIdx.x * kTileRows;
+    frame = blockIdx.y;
+    batch = blockIdx.z;
+    lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    g = lane / 4, t = lane % 4;
+    first_head = warp * share;
+    end_head = min(first_head + share, static_cast<int>(call.heads));
+  }
+
+  // The tile's first row in the sequence of its batch, and among all rows.
+  __device__ __forceinline__ int64_t start(const AudioFaceQueries& call) const { return frame * call.tokens + first; }
+  __device__ __forceinline__ int64_t row(const AudioFaceQueries& call) const {
+    return batch * call.frames * call.tokens + start(call);
+  }
+  __device__ __forceinline__ int rows(const AudioFaceQueries& call) const {
+    return min(kTileRows, static_cast<int>(call.tokens) - first);
+  }
+  // A lane's i-th row, or the last one for those behind it: what comes of them is not stored.
+  __device__ __forceinline__ int readable(const AudioFaceQueries& call, int i) const {
+    return min(g + 8 * i, rows(call) - 1);
+  }
+};
+
+// The face weights of a lane's rows for one speaker.
+__device__ __forceinline__ void read_face(const AudioFaceQueries& call, const Tile& tile, int speaker,
+                                          float (&face)[kLaneRows]) {
+  const float* weights = call.face + speaker * call.batch * call.frames * call.tokens + tile.row(call);
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) face[i] = call.face == nullptr ? 1.0f : weights[tile.readable(call, i)];
+}
+
+// Whether a row of the tile hears a speaker. All warps look at the same rows, so they agree.
+__device__ __forceinline__ bool is_heard(const AudioFaceQueries& call, const Tile& tile) {
+  if (call.face == nullptr) return true;
+  bool heard = false;
+#pragma unroll 1
+  for (int speaker = 0; speaker < call.speakers; ++speaker) {
+    float face[kLaneRows];
+    read_face(call, tile, speaker, face);
+#pragma unroll
+    for (int i = 0; i < kLaneRows; ++i) heard |= face[i] != 0.0f;
+  }
+  return __any_sync(kAllLanes, heard);
+}
+
+// Zeros for the tile, whose rows of `width` elements are contiguous in `out`.
+template <typename T>
+__device__ __forceinline__ void write_zeros(const AudioFaceQueries& call, const Tile& tile, int64_t width) {
+  const int64_t count = tile.rows(call) * width;
+  T* out = static_cast<T*>(call.out) + tile.row(call) * width;
+  if (width % 8 == 0) {
+    for (int64_t i = 8 * threadIdx.x; i < count; i += 8 * blockDim.x) {
+      *reinterpret_cast<uint4*>(out + i) = make_uint4(0, 0, 0, 0);
+    }
+  } else {
+    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) out[i] = T(0.0f);
+  }
+}
+
+// 16 bytes that are read once and must not displace keys and values from the cache. Not through the read-only path: the
+// compiler keeps these loads in front of a __syncwarp(), which those may cross.
+__device__ __forceinline__ uint4 stream16(const void* address) {
+  uint4 x;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(address)
+               : "memory");
+  return x;
+}
+
+__device__ __forceinline__ uint4 cached16(const void* address) { return __ldg(static_cast<const uint4*>(address)); }
+
+template <typename T>
+__device__ __forceinline__ uint32_t times(uint32_t pair, float weight0, float weight1) {
+  const float2 x = Half2<T>::unpack(pair);
+  return Half2<T>::pack(x.x * weight0, x.y * weight1);
+}
+
+template <typename T>
+__device__ __forceinline__ float add_squares(uint4 words, float sum) {
+  for (const uint32_t pair : {words.x, words.y, words.z, words.w}) {
+    const float2 x = Half2<T>::unpack(pair);
+    sum = fmaf(x.x, x.x, fmaf(x.y, x.y, sum));
+  }
+  return sum;
+}
+
+// Where key `key` of a head lies, or the last one: what comes of those behind it weighs nothing.
+__device__ __forceinline__ int offset_of(int key, const AudioFaceQueries& call, int64_t key_stride) {
+  return min(key, static_cast<int>(call.keys) - 1) * static_cast<int>(key_stride);
+}
+
+// What a lane loads of its frame's keys: column g of the matrix unit is key 4 (g / 2) + g % 2, and 2 more for n = 1.
+template <typename T>
+struct KeyLoader {
+  const T* k;
+  const float* weight;
+  int offsets[2];
+
+  __device__ __forceinline__ KeyLoader(const AudioFaceQueries& call, const Tile& tile, int speaker, int head) {
+    k = static_cast<const T*>(call.k) + speaker * call.k_strides[0] + tile.batch * call.k_strides[1] +
+        tile.frame * call.k_strides[2] + head * call.k_strides[3] + 8 * tile.t;
+    weight = call.norm_weight + head * call.head_dim + 8 * tile.t;
+#pragma unroll
+    for (int n = 0; n < 2; ++n) offsets[n] = offset_of(4 * (tile.g / 2) + 2 * n + tile.g % 2, call, call.k_strides[4]);
+  }
+
+  __device__ __forceinline__ void load(int chunk, uint4 (&words)[2]) const {
+#pragma unroll
+    for (int n = 0; n < 2; ++n) words[n] = cached16(k + offsets[n] + chunk * kChunk);
+  }
+
+  // Keys times the weight of the norm, rounded as the model rounds queries times that weight.
+  __device__ __forceinline__ void weigh(int chunk, uint4 (&words)[2]) const {
+    const float4* weights = reinterpret_cast<const float4*>(weight + chunk * kChunk);
+    const float4 low = __ldg(weights), high = __ldg(weights + 1);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      words[n] = make_uint4(times<T>(words[n].x, low.x, low.y), times<T>(words[n].y, low.z, low.w),
+                            times<T>(words[n].z, high.x, high.y), times<T>(words[n].w, high.z, high.w));
+    }
+  }
+};
+
+// sum += q @ k^T for one chunk of channels.
+template <typename T>
+__device__ __forceinline__ void add_products(const uint4 (&q)[kLaneRows], const uint4 (&k)[2], Logits& logits) {
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+    const uint4 &top = q[2 * m], &bottom = q[2 * m + 1];
+    const uint32_t low[4] = {top.x, bottom.x, top.y, bottom.y}, high[4] = {top.z, bottom.z, top.w, bottom.w};
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      Half2<T>::mma(logits.sum[m][n], low, k[n].x, k[n].y);
+      Half2<T>::mma(logits.sum[m][n], high, k[n].z, k[n].w);
+    }
+  }
+}
+
+// A lane's 64 bytes of a slot are spread over it so that a warp reads and writes without conflicts.
+__device__ __forceinline__ float4* slot_of(float4* slots, int slot, int lane) {
+  return slots + slot * (kSlotBytes / sizeof(float4)) + lane;
+}
+
+// Logits, not yet scaled, of the warp's heads into the slots head * speakers + speaker; the squares of its heads' queries,
+// once for each speaker: those after the first find the queries in the cache.
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const Tile& tile, float4* slots,
+                                            float (&squares)[kLaneRows]) {
+  constexpr int kChunks = kHeadDim / kChunk;
+  const int speakers = static_cast<int>(call.speakers);
+  const T* q = static_cast<const T*>(call.q) + tile.batch * call.q_strides[0] +
+               tile.start(call) * call.q_strides[1] + tile.first_head * kHeadDim + 8 * tile.t;
+  int rows[kLaneRows];
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) rows[i] = tile.readable(call, i) * static_cast<int>(call.q_strides[1]);
+  int head = tile.first_head, speaker = 0;
+  float4* slot = slot_of(slots, head * speakers, tile.lane);
+#pragma unroll 1
+  while (head < tile.end_head) {
+    uint4 x[kChunks][kLaneRows];
+#pragma unroll
+    for (int i = 0; i < kLaneRows; ++i) {
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) x[c][i] = stream16(q + rows[i] + c * kChunk);
+    }
+    __syncwarp();  // else the compiler asks for the later chunks only once the first have come and been multiplied
+    const KeyLoader<T> keys(call, tile, speaker, head);
+    Logits logits = {};
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      uint4 k[2];
+      keys.load(c, k);
+      keys.weigh(c, k);
+      add_products<T>(x[c], k, logits);
+#pragma unroll
+      for (int i = 0; i < kLaneRows; ++i) squares[i] = add_squares<T>(x[c][i], squares[i]);
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float(&part)[4] = logits.sum[j / 2][j % 2];
+      slot[32 * j] = make_float4(part[0], part[1], part[2], part[3]);
+    }
+    slot = slot_of(slot, 1, 0);
+    if (++speaker == speakers) {
+      speaker = 0, ++head;
+      q += kHeadDim;
+    }
+  }
+}
+
+// What the logits of a lane's rows are multiplied with, in powers of two: log2(e) / (rms * sqrt(head_dim)). A barrier of
+// the block.
+template <int kHeadDim>
+__device__ __forceinline__ void exchange_scales(const AudioFaceQueries& call, const Tile& tile,
+                                                float (&squares)[kLaneRows], float (&scales)[kLaneRows]) {
+  __shared__ float shared_squares[kMostWarps][kTileRows];
+  constexpr float kLog2E = 1.4426950408889634f;
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) {
+    squares[i] += __shfl_xor_sync(kAllLanes, squares[i], 1);
+    squares[i] += __shfl_xor_sync(kAllLanes, squares[i], 2);
+    if (tile.t == 0) shared_squares[tile.warp][tile.g + 8 * i] = squares[i];
+  }
+  __syncthreads();
+  const float inverse_count = 1.0f / static_cast<float>(call.speakers * call.heads * kHeadDim);
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) {
+    float total = 0.0f;
+#pragma unroll
+    for (int warp = 0; warp < kMostWarps; ++warp) {
+      if (warp < tile.warps) total += shared_squares[warp][tile.g + 8 * i];
+    }
+    scales[i] = kLog2E * rsqrtf(static_cast<float>(kHeadDim)) * rsqrtf(total * inverse_count + call.eps);
+  }
+}
+
+// Reads the logits of a slot and makes them probabilities, times the face weight of each row.
+__device__ __forceinline__ Logits read_probabilities(const AudioFaceQueries& call, const Tile& tile, float4* slot,
+                                                     int speaker, const float (&scales)[kLaneRows]) {
+  Logits logits;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const float4 part = slot[32 * j];
+    float(&sum)[4] = logits.sum[j / 2][j % 2];
+    sum[0] = part.x, sum[1] = part.y, sum[2] = part.z, sum[3] = part.w;
+  }
+  float face[kLaneRows];
+  read_face(call, tile, speaker, face);
+#pragma unroll
+  for (int i = 0; i < kLaneRows; ++i) {
+    float peak = -INFINITY, sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float& x = logits.of(i, j);
+      x = 4 * tile.t + j < call.keys ? x * scales[i] : -INFINITY;
+      peak = fmaxf(peak, x);
+    }
+    peak = fmaxf(peak, __shfl_xor_sync(kAllLanes, peak, 1));
+    peak = fmaxf(peak, __shfl_xor_sync(kAllLanes, peak, 2));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float& x = logits.of(i, j);
+      x = exp2f(x - peak);
+      sum += x;
+    }
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    const float factor = __fdividef(face[i], sum);  // a sum of 1 to 16
+#pragma unroll
+    for (int j = 0; j < 4; ++j) logits.of(i, j) *= factor;
+  }
+  return logits;
+}
+
+// Whether offsets of a tile's rows, or of the keys of a frame, are 32 bits.
+inline bool is_near(int64_t stride) { return stride >= 0 && stride < (1 << 26); }
+
+// Whether all that the kernels of this header need holds: aligned rows for loads of 16 bytes, and shapes they know.
+inline bool fits_matrix_unit(const AudioFaceQueries& call) {
+  uint64_t elements = call.q_strides[0] | call.q_strides[1];
+  for (const int64_t stride : call.k_strides) elements |= stride;
+  const auto addresses = reinterpret_cast<uintptr_t>(call.q) | reinterpret_cast<uintptr_t>(call.k) |
+                         reinterpret_cast<uintptr_t>(call.out) | reinterpret_cast<uintptr_t>(call.norm_weight);
+  return elements % 8 == 0 && addresses % 16 == 0 && (call.head_dim == 64 || call.head_dim == 128) &&
+         call.keys <= kTileKeys && call.frames <= 65535 && is_near(call.q_strides[1]) && is_near(call.k_strides[4]);
+}
+
+// How a kernel of this header is launched: each warp has `share` heads, the last one perhaps fewer.
+struct Launch {
+  dim3 grid;
+  int threads, share;
+  int64_t shared_bytes;
+};
+
+inline Launch launch_of(const AudioFaceQueries& call) {
+  const int64_t tiles = (call.tokens + kTileRows - 1) / kTileRows;
+  const int64_t most = call.heads <= 16 ? 4 : kMostWarps, share = (call.heads + most - 1) / most;
+  return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(call.frames), static_cast<unsigned>(call.batch)),
+          static_cast<int>(32 * ((call.heads + share - 1) / share)), static_cast<int>(share),
+          call.heads * call.speakers * kSlotBytes};
+}
+
+// Whether the current device has the shared memory that a launch asks for, beside what is not asked for.
+inline cudaError_t has_shared_memory(const Launch& launch, bool* has) {
+  int device = 0, most = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status == cudaSuccess) status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  *has = launch.shared_bytes + static_cast<int64_t>(kMostWarps * kTileRows * sizeof(float)) <= most;
+  return status;
+}
+
+template <typename Call>
+cudaError_t run(void (*kernel)(Call, int), const Launch& launch, const Call& call, cudaStream_t stream) {
+  const auto bytes = static_cast<int>(launch.shared_bytes);
+  constexpr int kUnasked = 40 * 1024;  // of 48 KiB; the squares take one
+  if (bytes > kUnasked) {
+    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (status != cudaSuccess) return status;
+  }
+  kernel<<<launch.grid, launch.threads, bytes, stream>>>(call, launch.share);
+  return cudaGetLastError();
+}
+
+}  // namespace humo_rt
