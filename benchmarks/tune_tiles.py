@@ -33,7 +33,7 @@ class Space(NamedTuple):
     """What to try instead of each answer of ``chooser``, a function in the Triton code of the op ``home``, by default
     the op itself; and of that module's constants, which have names of their own."""
 
-    values: dict[str, list[int | float]]
+    values: dict[str, list[int]]
     chooser: str = "tile"
     home: str | None = None
 
@@ -45,7 +45,7 @@ SPACES = {
     "gate_residual_norm": Space(ROWS),
     "gate_residual_norm_quantize": Space(ROWS, home="gate_residual_norm"),
     "scatter_residual_norm": Space(ROWS, home="gate_residual_norm"),
-    "gelu_quantize": Space({"FULL": [0.5, 0.7, 1.0], "num_warps": [2, 4, 8, 16]}),
+    "gelu_quantize": Space({"num_warps": [2, 4, 8, 16, 32]}),
     "quantize_rows": Space(ROWS),
     "quantize_tensor": Space({"TILES": [2, 4, 8], "ROWS": [4, 8, 16], "num_warps": [2, 4, 8]}),
     "qk_norm_rope": Space({"LARGEST_GROUP": [512, 1024, 2048, 8192], "num_warps": WARPS}),
@@ -82,7 +82,7 @@ def tune(op: str, preset: str, copy: float) -> None:
     inputs = cases.make_inputs(one_branch(sizes), torch.bfloat16, torch.device("cuda"))
     moved, chosen, found = cases.bytes_moved(*inputs), getattr(home, space.chooser), []
 
-    def measured(changes: dict[str, int | float]) -> float:
+    def measured(changes: dict[str, int]) -> float:
         constants = {name: value for name, value in changes.items() if hasattr(home, name)}
         tiles = {name: value for name, value in changes.items() if name not in constants}
         with mock.patch.multiple(home, **constants, **{space.chooser: lambda *args: chosen(*args) | tiles}):
@@ -99,7 +99,7 @@ def tune(op: str, preset: str, copy: float) -> None:
         print(f"  {median:8.1f} us {share:6.1f} % of copy  {changes or 'default'}")
 
 
-def candidates(space: dict[str, list[int | float]]) -> Iterator[dict[str, int | float]]:
+def candidates(space: dict[str, list[int]]) -> Iterator[dict[str, int]]:
     for values in itertools.product(*space.values()):
         yield dict(zip(space, values, strict=True))
 

@@ -4,7 +4,7 @@
 // heads of 32 tokens into logits while it sums the squares, the block adds the squares up, and only then are logits
 // scaled: no second read. They wait in shared memory, where each lane reads back what it wrote itself. The weight of the
 // norm is taken into the keys, of which there are fewer. Blocks are small, so that several share a processor and one
-// waits for memory while others compute; a warp asks for a head's queries at once, 8 KB.
+// waits for memory while others compute.
 //
 // Lane l of a warp is g = l / 4, t = l % 4. It has rows g, g + 8, g + 16 and g + 24 of the tile, and of each row's 16
 // logits those of keys 4 t to 4 t + 3. Channels and keys are dealt to the columns of the matrix unit so that each lane
@@ -103,14 +103,12 @@ __device__ __forceinline__ void write_zeros(const AudioFaceQueries& call, const 
   }
 }
 
-// 16 bytes that are read once and must not displace keys and values from the cache. Not through the read-only path: the
-// compiler keeps these loads in front of a __syncwarp(), which those may cross.
+// 16 bytes that are read once and must not displace keys and values from the cache.
 __device__ __forceinline__ uint4 stream16(const void* address) {
   uint4 x;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(address)
-               : "memory");
+               : "l"(address));
   return x;
 }
 
@@ -210,7 +208,6 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) x[c][i] = stream16(q + rows[i] + c * kChunk);
     }
-    __syncwarp();  // else the compiler asks for the later chunks only once the first have come and been multiplied
     const KeyLoader<T> keys(call, tile, speaker, head);
     Logits logits = {};
 #pragma unroll

@@ -60,9 +60,9 @@ def _quantize_kernel(
 
 
 def tile(width: int, length: int) -> dict[str, int]:
-    """Tiles of at most 512 columns and of 4096 elements, 32 for each thread: 16-byte loads, four of them at once."""
+    """Tiles of at most 512 columns and of 8192 elements, 32 for each thread: 16-byte loads, four of them at once."""
     block = min(512, triton.next_power_of_2(width))
-    rows = min(4096 // block, triton.next_power_of_2(length))
+    rows = min(8192 // block, triton.next_power_of_2(length))
     return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, rows * block // 1024)}
 
 
