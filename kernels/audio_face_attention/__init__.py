@@ -98,7 +98,7 @@ def _audio_face_attention(
     face_weight_PBL: Tensor | None,
     eps: float,
 ) -> Tensor:
-    run = registry.select("audio_face_attention", q_BLD.device)
+    run = registry.select("audio_face_attention", q_BLD.device, q_BLD.dtype)
     return run(q_BLD, norm_weight_D, k_PBTHSK, v_PBTHSK, face_weight_PBL, eps)
 
 

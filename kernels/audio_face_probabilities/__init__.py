@@ -62,7 +62,7 @@ def weigh_values(prob_BLX: Tensor, folded_NXE: Tensor) -> Tensor:
 def _audio_face_probabilities(
     q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL: Tensor | None, eps: float
 ) -> Tensor:
-    run = registry.select("audio_face_probabilities", q_BLD.device)
+    run = registry.select("audio_face_probabilities", q_BLD.device, q_BLD.dtype)
     return run(q_BLD, norm_weight_D, k_PBTHSK, face_weight_PBL, eps)
 
 

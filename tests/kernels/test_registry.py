@@ -61,6 +61,20 @@ class TestSelect:
         assert len(caplog.records) == 1
         assert "no cuda here; no triton here" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("op", "dtype", "faster"),
+        [
+            ("causal_conv", torch.float16, "cuda"),
+            ("guided_update", torch.bfloat16, "triton"),
+            ("audio_face_probabilities", torch.bfloat16, "cuda"),
+            ("audio_face_probabilities", torch.float16, "triton"),
+        ],
+    )
+    def test_the_faster_backend_is_taken_where_both_can_run(self, monkeypatch, op, dtype, faster):
+        monkeypatch.setattr(registry, "unavailable", lambda op, backend: None)
+        monkeypatch.setattr(registry, "implementation", lambda op, backend: backend)
+        assert registry.select(op, torch.device("cuda"), dtype) == faster
+
     def test_a_forced_backend_that_is_absent_is_an_error_with_the_reason(self, no_gpu_backends):
         with registry.use_backend("triton"), pytest.raises(RuntimeError, match="no triton here"):
             registry.select("guided_update", torch.device("cuda"))
