@@ -38,8 +38,8 @@ OPS = (
     "causal_conv",
 )
 BACKENDS = ("cuda", "triton")  # in order of preference, but for those below
-# On an H100, HuMo-1.7B: a guided update takes 38 us in Triton, 46 in CUDA. Audio attention in CUDA uses the matrix unit in
-# bfloat16 alone; with its plain kernel a step in float16 took 18 % longer than with Triton's.
+# On an H100, HuMo-1.7B: a guided update takes 38 us in Triton, 46 in CUDA. Audio attention in CUDA uses the matrix unit
+# in bfloat16 alone; with its plain kernel a step in float16 took 18 % longer than with Triton's.
 FASTER_IN_TRITON = {
     "guided_update": (torch.float32, torch.float16, torch.bfloat16),
     "audio_face_attention": (torch.float32, torch.float16),
