@@ -27,7 +27,11 @@ _OPTIONAL = (
     "triton",
     "flash-attn-4",
     "tensorrt-rtx",
+    "tensorrt",
+    "onnx",
+    "onnxscript",
     "onnxruntime",
+    "onnxruntime-gpu",
     "tensorboard",
     "opencv-python-headless",
 )
@@ -67,7 +71,7 @@ class Machine:
 
 def examine_machine() -> Machine:
     """Look at everything once. Takes a second or two: PyAV and torch are imported."""
-    packages = {name: _version(name) for name in (*_REQUIRED, *_OPTIONAL)}
+    packages = _packages()
     codecs = _codecs()
     problems = [f"package {name} is not installed: pip install {name}" for name in _REQUIRED if packages[name] is None]
     if packages["av"] is not None:
@@ -92,6 +96,16 @@ def examine_machine() -> Machine:
         engines=engine_support(),
         problems=tuple(problems),
     )
+
+
+def _packages() -> dict[str, str | None]:
+    found = {name: _version(name) for name in (*_REQUIRED, *_OPTIONAL)}
+    # Two distributions of one module: what the other one brings is not missing.
+    if found["onnxruntime-gpu"] is None:
+        del found["onnxruntime-gpu"]
+    elif found["onnxruntime"] is None:
+        del found["onnxruntime"]
+    return found
 
 
 def _version(package: str) -> str | None:

@@ -4,8 +4,9 @@ import pytest
 from typer.testing import CliRunner
 
 import humo_rt
-from humo_rt import cli, doctor
+from humo_rt import cli, doctor, machine
 from humo_rt.config import PRESETS
+from humo_rt.tensorrt.targets import engine_support
 from humo_rt.weights.config_file import write_config
 from tests.weights.tiny_model import tiny_config, tiny_weights, write_own, write_published
 
@@ -38,6 +39,22 @@ def test_the_machine_alone(tmp_path):
     assert machine["packages"]["torch"]
     assert machine["codecs"] == {"libx264": True, "aac": True}
     assert [model["name"] for model in findings["models"]] == list(PRESETS)
+    assert {"tensorrt-rtx", "tensorrt", "onnx", "onnxscript", "onnxruntime"} <= machine["packages"].keys()
+    assert machine["engines"] == engine_support()
+
+
+@pytest.mark.parametrize(
+    ("installed", "listed"),
+    [
+        ((), {"onnxruntime": None}),
+        (("onnxruntime",), {"onnxruntime": "1"}),
+        (("onnxruntime-gpu",), {"onnxruntime-gpu": "1"}),
+        (("onnxruntime", "onnxruntime-gpu"), {"onnxruntime": "1", "onnxruntime-gpu": "1"}),
+    ],
+)
+def test_either_distribution_of_onnxruntime_will_do(monkeypatch, installed, listed):
+    monkeypatch.setattr(machine, "_version", lambda name: "1" if name in installed else None)
+    assert {name: found for name, found in machine._packages().items() if "onnxruntime" in name} == listed
 
 
 def test_a_complete_folder(folder):

@@ -1,7 +1,7 @@
 """A DiT as an ONNX file, through ``torch.export``: branches, frames, height and width stay free.
 
-Opset 23 is the newest that PyTorch writes, and ONNX Runtime and TensorRT's parsers both read it. See
-docs/onnx.md for which operators of the model became single nodes. Knows nothing of runtimes.
+ONNX Runtime and TensorRT's parsers both read the opset. See docs/onnx.md for which operators of the model became single
+nodes. Knows nothing of runtimes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from humo_rt.tensorrt.fp8 import is_quantized
 from humo_rt.tensorrt.onnx_file import EMBEDDED_BYTES, Progress, write_onnx
 from humo_rt.tensorrt.packages import require
 from humo_rt.tensorrt.source import SOURCE_KEY, Source
-from humo_rt.tensorrt.spec import METADATA_KEY, GraphSpec
+from humo_rt.tensorrt.spec import METADATA_KEY, OPSET, GraphSpec
 
 if TYPE_CHECKING:
     import onnx_ir
     from torch.export import ExportedProgram
-
-OPSET = 23
 
 # Every axis differs from every other and from 1, so that no two can be mistaken for one.
 _EXAMPLE = Size(branches=2, frames=3, height=8, width=12)

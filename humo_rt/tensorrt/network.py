@@ -16,15 +16,13 @@ from humo_rt.tensorrt import plugin
 from humo_rt.tensorrt.audio_node import DOMAIN
 from humo_rt.tensorrt.bindings import Binding
 from humo_rt.tensorrt.engine_file import WeightBinding
-from humo_rt.tensorrt.spec import METADATA_KEY, GraphSpec
+from humo_rt.tensorrt.spec import METADATA_KEY, OPSET, GraphSpec
 from humo_rt.tensorrt.targets import TensorRT
 from humo_rt.tensorrt.weights import SEPARATE, require_external_files, separate_weights, weight_bytes
 
 if TYPE_CHECKING:
     import onnx
 
-# Attention, RMSNormalization and RotaryEmbedding came with 23; nothing newer has been parsed and compared.
-OPSETS = (23, 24)
 DOMAINS = ("", "ai.onnx")
 
 _TORCH_DTYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "FP8": "float8_e4m3fn"}
@@ -73,8 +71,11 @@ def _known_opset(model: onnx.ModelProto, spec: GraphSpec, path: Path) -> int:
         raise ValueError(f"{path} uses operators of {', '.join(foreign)}: export it again with plain ONNX operators")
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     opset = max(opsets.get(domain, 0) for domain in DOMAINS)
-    if opset not in OPSETS:
-        raise ValueError(f"{path} uses opset {opset}: export it again with opset {' or '.join(map(str, OPSETS))}")
+    if opset != OPSET:
+        raise ValueError(
+            f"{path} uses opset {opset}, and only {OPSET} was parsed and compared: export it again with this version's "
+            "humo-rt export, which writes that one"
+        )
     return opset
 
 

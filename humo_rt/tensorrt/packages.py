@@ -13,4 +13,4 @@ def require(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise RuntimeError(f"{package} is not installed ({error}): pip install humo-rt[{EXTRA}]") from error
+            raise RuntimeError(f"{package} is not installed ({error}): pip install 'humo-rt[{EXTRA}]'") from error

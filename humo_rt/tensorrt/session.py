@@ -62,7 +62,7 @@ class OnnxDiT(GraphDiT):
         spec = read_graph(path).spec
         if spec.plugins:
             raise ValueError(f"{path} holds TensorRT plugins: build an engine of it, or export it without --plugins")
-        return cls(dit, spec, _open(path, device, profile), device, str(path))
+        return cls(dit, spec, _open(path, spec, device, profile), device, str(path))
 
     def finish_profile(self) -> Path:
         """Write the record that ``load`` was asked for; returns its file."""
@@ -89,14 +89,18 @@ class OnnxDiT(GraphDiT):
         return outputs
 
 
-def _open(path: Path, device: torch.device, profile: Path | None) -> onnxruntime.InferenceSession:
+def _open(path: Path, spec: GraphSpec, device: torch.device, profile: Path | None) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     provider = _PROVIDERS[device.type]
     if device.type == "cuda":
         onnxruntime.preload_dlls()  # the CUDA libraries that torch brought
     if provider not in onnxruntime.get_available_providers():
-        raise RuntimeError(f"onnxruntime {onnxruntime.__version__} cannot run on {device}: pip install onnxruntime-gpu")
+        # Both distributions write into the same folder, so the one for CPUs has to go first.
+        raise RuntimeError(
+            f"onnxruntime {onnxruntime.__version__} cannot run on {device}: pip uninstall -y onnxruntime, then "
+            "pip install onnxruntime-gpu"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
@@ -104,19 +108,27 @@ def _open(path: Path, device: torch.device, profile: Path | None) -> onnxruntime
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     place = {"device_id": device.index} | _CUDA_OPTIONS if device.type == "cuda" else {}
-    with _errors_in_a_line(f"load {path}"):
+    with _errors_in_a_line(f"load {path}", without_kernels=_without_kernels(spec, device)):
         return onnxruntime.InferenceSession(str(path), options, providers=[(provider, place)])
 
 
+def _without_kernels(spec: GraphSpec, device: torch.device) -> str:
+    """What to do when ONNX Runtime has no kernel for one of the graph's nodes."""
+    if spec.precision in ("float32", "float16"):
+        return "a newer onnxruntime may have one"
+    return f"it does not run {spec.precision} on {device.type}: humo-rt export --precision float16"
+
+
 @contextmanager
-def _errors_in_a_line(doing: str) -> Iterator[None]:
+def _errors_in_a_line(doing: str, *, without_kernels: str = "") -> Iterator[None]:
     """ONNX Runtime's errors as ``RuntimeError`` with their first line; its classes share no base of their own."""
     try:
         yield
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        raise RuntimeError(f"ONNX Runtime cannot {doing}: {str(error).strip().splitlines()[0]}") from error
+        fix = f"; {without_kernels}" if type(error).__name__ == "NotImplemented" and without_kernels else ""
+        raise RuntimeError(f"ONNX Runtime cannot {doing}: {str(error).strip().splitlines()[0]}{fix}") from error
 
 
 def _placed(tensor: Tensor) -> tuple[Any, ...]:

@@ -16,6 +16,8 @@ from humo_rt.config import DiTConfig
 from humo_rt.tensorrt.bindings import Binding, dit_inputs, dit_outputs
 
 METADATA_KEY = "humo_rt.graph"
+# The newest that PyTorch writes. Attention, RMSNormalization and RotaryEmbedding came with it.
+OPSET = 23
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FP8 = "fp8"
 

@@ -20,6 +20,10 @@ RTX, FULL = "tensorrt-rtx", "tensorrt"
 _MODULES = {RTX: "tensorrt_rtx", FULL: "tensorrt"}
 _INSTALL = {RTX: "pip install 'humo-rt[tensorrt]'", FULL: "pip install tensorrt"}
 
+_VERIFY = "humo-rt verify-engine dit.engine"
+# Loading a stripped engine refits it, so verifying one says whether refitting works.
+_VERIFY_REFIT = f"humo-rt build-engine dit.onnx --target {CURRENT} --engine-weights stripped -o dit.engine && {_VERIFY}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -120,14 +124,15 @@ def engine_support() -> str:
             load_tensorrt(package)
         except RuntimeError as error:
             return f"none can run here: {error}"
-        return f"{package} is here, not tried; check an engine with: humo-rt verify-engine dit.engine"
+        return f"{package} is here, not tried; check an engine with: {_VERIFY}; and refitting with: {_VERIFY_REFIT}"
     try:
         load_tensorrt(RTX)
     except RuntimeError:
         return f"none can be built or run here: {_INSTALL[RTX]}"
     return (
         "built here for RTX cards, but not run: that needs an RTX card, or a data-centre card with the full tensorrt "
-        "package. Check an engine there with: humo-rt verify-engine dit.engine"
+        f"package. Check an engine there with: {_VERIFY}. Engines to be refitted are not even built here; there: "
+        f"{_VERIFY_REFIT}"
     )
 
 

@@ -12,9 +12,10 @@ import torch
 
 from humo_rt.config import LATENT_CHANNELS
 from humo_rt.model.vae import VideoVAE
-from humo_rt.tensorrt.export import OPSET, quiet_exporter, require_output
+from humo_rt.tensorrt.export import quiet_exporter, require_output
 from humo_rt.tensorrt.onnx_file import write_onnx
 from humo_rt.tensorrt.packages import require
+from humo_rt.tensorrt.spec import OPSET
 from humo_rt.tensorrt.vae_graph import CACHED_FRAMES, CacheShape, VAEDecoderStep, cache_shapes
 
 LATENTS, FRAMES = "latents", "frames"

@@ -45,7 +45,7 @@ def separate_weights(model: onnx.ModelProto) -> tuple[WeightBinding, ...]:
 
 def weight_bytes(model: onnx.ModelProto) -> int:
     """Size of all initializers, wherever they are stored."""
-    return sum(math.prod(tensor.dims) * _itemsize(tensor.data_type) for tensor in model.graph.initializer)
+    return sum(_nbytes(tensor) for tensor in model.graph.initializer)
 
 
 def read_weights(path: Path, bindings: Sequence[WeightBinding]) -> Iterator[tuple[str, Tensor]]:
@@ -82,10 +82,20 @@ def onnx_digest(path: Path) -> str:
 
 
 def require_external_files(model: onnx.ModelProto, path: Path) -> None:
-    """``ValueError`` if a file with weights is not beside the ONNX file that names it."""
+    """``ValueError`` if a file with weights is not beside the ONNX file that names it, or ends before the last one."""
     missing = [part.name for part in _external_files(model, path.parent) if not part.is_file()]
     if missing:
         raise ValueError(f"{path} keeps its weights in {', '.join(missing)}, which is not there: put it beside it")
+    for tensor in model.graph.initializer:
+        if not (place := _external(tensor)):
+            continue
+        needed = int(place.get("offset", 0)) + _nbytes(tensor)
+        found = (path.parent / place["location"]).stat().st_size
+        if found < needed:
+            raise ValueError(
+                f"{place['location']} has {found} bytes, and {tensor.name!r} of {path} ends at {needed}: "
+                "copy it again, or export again"
+            )
 
 
 def _external_files(model: onnx.ModelProto, folder: Path) -> list[Path]:
@@ -124,5 +134,5 @@ def _dtype_name(data_type: int) -> str:
     return {"float": "float32", "double": "float64", "float8e4m3fn": "float8_e4m3fn"}.get(name, name)
 
 
-def _itemsize(data_type: int) -> int:
-    return getattr(torch, _dtype_name(data_type)).itemsize
+def _nbytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * getattr(torch, _dtype_name(tensor.data_type)).itemsize

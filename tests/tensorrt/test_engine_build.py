@@ -16,6 +16,7 @@ from humo_rt.tensorrt.build import BuildSettings, build_engine
 from humo_rt.tensorrt.build_log import Messages, collecting_logger
 from humo_rt.tensorrt.engine_file import mapped_plan, read_header
 from humo_rt.tensorrt.weights import SEPARATE
+from tests.tensorrt.plan_layout import limits
 from tests.tensorrt.small_graphs import save_scaling, tiny_spec
 
 SIZE = {"sizes": [(48, 32)], "num_frames": 9, "branches": 4}
@@ -40,11 +41,17 @@ def test_an_engine_is_built_and_says_what_it_is(onnx_file):
     assert (header.target, header.capability, header.opset) == ("rtx4090", (8, 9), 23)
     assert header.package_version == tensorrt_rtx.__version__
     assert header.profiles[0].largest.frames == 3 + 2
-    runtime = tensorrt_rtx.Runtime(tensorrt_rtx.Logger(tensorrt_rtx.Logger.INTERNAL_ERROR))
-    with mapped_plan(report.path) as stored:
-        _, reasons = runtime.get_engine_validity(bytes(stored))
-    malformed = 1 << int(tensorrt_rtx.EngineInvalidityDiagnostics.MALFORMED_ENGINE)
-    assert not reasons & malformed
+
+
+def test_every_size_is_a_profile_of_the_plan(onnx_file):
+    report = built(onnx_file, sizes=[(48, 32), (64, 64)])
+    spec = report.header.spec
+    with mapped_plan(report.path) as plan:
+        found = limits(bytes(plan))
+    assert len(report.header.profiles) == 2
+    assert found == [
+        profile.shapes(binding, spec.config) for profile in report.header.profiles for binding in spec.inputs
+    ]
 
 
 def test_the_command_in_the_header_builds_the_same_engine(onnx_file):
@@ -95,6 +102,15 @@ def test_refittable_weights_need_a_gpu_to_be_prepared(onnx_file, monkeypatch):
     for weights in ("refittable", "stripped"):
         with pytest.raises(RuntimeError, match=f"prepares {weights} weights on a GPU.*use --engine-weights separate"):
             built(onnx_file, weights=weights)
+
+
+@pytest.mark.skipif(build.driver_present(), reason="a driver is here")
+@pytest.mark.parametrize("weights", ["refittable", "stripped"])
+def test_tensorrt_cannot_prepare_them_without_a_gpu(onnx_file, monkeypatch, weights):
+    """Where this fails, TensorRT has learned to, and refitting can be tested without a GPU."""
+    monkeypatch.setattr(build, "driver_present", lambda: True)
+    with pytest.raises(RuntimeError, match="could not build the engine: .*CUDA_SUCCESS"):
+        built(onnx_file, weights=weights)
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,12 @@ def test_an_export_of_another_version_is_refused(onnx_file):
         read_graph(onnx_file)
 
 
-@pytest.mark.parametrize("opset", [17, 22, 99])
+@pytest.mark.parametrize("opset", [17, 22, 24, 99])
 def test_a_foreign_opset_is_refused(tmp_path, opset):
     path = save_scaling(tmp_path / "dit.onnx", tiny_spec(), opset=opset)
-    with pytest.raises(ValueError, match=f"uses opset {opset}: export it again with opset 23"):
+    with pytest.raises(
+        ValueError, match=f"uses opset {opset}, and only 23 was .*: export it again with this version's humo-rt export"
+    ):
         read_graph(path)
 
 
@@ -84,6 +86,15 @@ def test_weights_that_stayed_behind_are_named(tmp_path):
     (other,) = set(tmp_path.iterdir()) - {path}
     other.unlink()
     with pytest.raises(ValueError, match=f"keeps its weights in {other.name}, which is not there: put it beside it"):
+        read_graph(path)
+
+
+@pytest.mark.parametrize("kept", [0, 64, 127])
+def test_weights_that_were_cut_off_are_found_before_a_build(tmp_path, kept):
+    path = save_scaling(tmp_path / "dit.onnx", tiny_spec(), external=True)
+    data = tmp_path / "dit.onnx.data"
+    data.write_bytes(data.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=rf"dit.onnx.data has {kept} bytes, and '(gain|offset)' of .*: copy it again"):
         read_graph(path)
 
 

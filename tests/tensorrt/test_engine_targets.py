@@ -9,7 +9,7 @@ import pytest
 import tensorrt_rtx
 
 from humo_rt.tensorrt import targets
-from humo_rt.tensorrt.targets import FULL, RTX, TARGETS, find_target, load_tensorrt
+from humo_rt.tensorrt.targets import FULL, RTX, TARGETS, engine_support, find_target, load_tensorrt
 
 
 class FullTensorRT(ModuleType):
@@ -87,3 +87,41 @@ def test_the_full_package_builds_only_for_the_card_in_the_machine(monkeypatch, f
     tensorrt.aim(SimpleNamespace(), TARGETS["h100"])
     with pytest.raises(RuntimeError, match="builds only for the card in the machine, which is not b200"):
         tensorrt.aim(SimpleNamespace(), TARGETS["b200"])
+
+
+REFIT = "build-engine dit.onnx --target current --engine-weights stripped -o dit.engine && humo-rt verify-engine"
+
+
+def test_the_doctor_says_that_engines_are_built_here_and_checked_on_a_card(monkeypatch):
+    monkeypatch.setattr(targets, "current_capability", lambda: None)
+    said = engine_support()
+    assert "built here for RTX cards, but not run" in said
+    assert "Check an engine there with: humo-rt verify-engine dit.engine." in said
+    assert "to be refitted are not even built here" in said
+    assert REFIT in said
+
+
+@pytest.mark.parametrize(
+    ("capability", "package", "line"),
+    [((12, 0), "tensorrt_rtx", r"pip install 'humo-rt[tensorrt]'"), ((9, 0), "tensorrt", "pip install tensorrt")],
+)
+def test_the_doctor_says_what_a_card_lacks(monkeypatch, capability, package, line):
+    monkeypatch.setattr(targets, "current_capability", lambda: capability)
+    monkeypatch.setitem(sys.modules, package, None)
+    said = engine_support()
+    assert said.startswith("none can run here: ")
+    assert said.endswith(line)
+
+
+def test_the_doctor_says_how_to_try_the_card_that_is_here(monkeypatch, full_tensorrt):
+    for capability, package in (((8, 9), RTX), ((9, 0), FULL)):
+        monkeypatch.setattr(targets, "current_capability", lambda found=capability: found)
+        said = engine_support()
+        assert said.startswith(f"{package} is here, not tried; check an engine with: humo-rt verify-engine dit.engine")
+        assert REFIT in said
+
+
+def test_the_doctor_says_what_is_needed_where_nothing_is(monkeypatch):
+    monkeypatch.setattr(targets, "current_capability", lambda: None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    assert engine_support() == "none can be built or run here: pip install 'humo-rt[tensorrt]'"

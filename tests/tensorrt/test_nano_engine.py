@@ -17,9 +17,11 @@ from humo_rt.tensorrt.profiles import MAX_REFERENCES
 from humo_rt.tensorrt.refit import copy_weights, require_fitting
 from humo_rt.tensorrt.targets import load_tensorrt
 from humo_rt.tensorrt.weights import EMBEDDED, SEPARATE, read_weights
+from tests.tensorrt import plan_layout
 from tests.tensorrt.conftest import with_other_weights
 
 TARGETS = {"rtx4090": (8, 9), "rtx5090": (12, 0)}
+SECONDS_FOR_ALL = 300
 _FREE = ("branches", "frames", "height", "width", "rows", "columns")
 
 
@@ -27,6 +29,21 @@ _FREE = ("branches", "frames", "height", "width", "rows", "columns")
 def built(request, nano_bfloat16, tmp_path_factory):
     path = tmp_path_factory.mktemp("engine") / "dit.engine"
     return build_engine(nano_bfloat16.exported.path, path, settings=BuildSettings(target=request.param))
+
+
+def plan_of(path):
+    with mapped_plan(path) as plan:
+        return bytes(plan)
+
+
+def described(bindings):
+    """As the plan has it: -1 for a free size."""
+    return {
+        binding.name: plan_layout.Tensor(
+            dtype=binding.dtype, shape=tuple(-1 if axis in _FREE else axis for axis in binding.axes)
+        )
+        for binding in bindings
+    }
 
 
 def parsed(export):
@@ -44,12 +61,32 @@ def test_no_node_is_unsupported_or_falls_back(built):
     assert built.notes == ()
 
 
-def test_the_engine_is_for_its_target(built):
+def test_it_is_built_in_time(built):
+    assert built.seconds <= SECONDS_FOR_ALL / len(TARGETS)
+
+
+def test_the_plan_is_for_its_target(built):
+    plan = plan_of(built.path)
     assert built.header.capability == TARGETS[built.header.target]
-    runtime = tensorrt_rtx.Runtime(tensorrt_rtx.Logger(tensorrt_rtx.Logger.INTERNAL_ERROR))
-    with mapped_plan(built.path) as stored:
-        _, reasons = runtime.get_engine_validity(bytes(stored))
-    assert not reasons & (1 << int(tensorrt_rtx.EngineInvalidityDiagnostics.MALFORMED_ENGINE))
+    assert plan_layout.architectures(plan) - {"*"} == {"sm{}{}".format(*built.header.capability)}
+
+
+def test_the_plan_keeps_float32_and_can_be_captured(built):
+    plan = plan_of(built.path)
+    assert plan_layout.settings(plan, "tf32") == {"0"}
+    assert plan_layout.settings(plan, "stream_capturable") == {"1"}
+
+
+def test_the_plan_has_the_bindings_of_its_header(built):
+    spec = built.header.spec
+    assert plan_layout.tensors(plan_of(built.path)) == described((*spec.inputs, *spec.outputs))
+
+
+def test_the_plan_has_the_limits_of_its_header(built):
+    spec = built.header.spec
+    (profile,) = built.header.profiles
+    expected = [profile.shapes(binding, spec.config) for binding in spec.inputs]
+    assert plan_layout.limits(plan_of(built.path)) == expected
 
 
 def test_the_profile_reaches_to_the_presets_size(built):
@@ -68,7 +105,7 @@ def test_the_engine_has_the_size_that_the_build_makes_room_for(built, nano_bfloa
 
 
 @pytest.mark.parametrize("export", ["nano_float32", "nano_bfloat16"])
-def test_tensorrt_sees_the_bindings_with_their_types_and_free_axes(export, request):
+def test_the_network_has_the_bindings_with_their_types_and_free_axes(export, request):
     network, spec, messages, _builder = parsed(request.getfixturevalue(export))
     definition = network.definition
     for count, get, expected in (
@@ -92,6 +129,8 @@ def test_separate_weights_leave_the_engine_and_others_fit(built, nano_bfloat16, 
     header = build_engine(onnx_file, path, settings=BuildSettings(target="rtx4090", weights=SEPARATE)).header
     own = {name: values.clone() for name, values in read_weights(onnx_file, header.weight_bindings)}
     assert path.stat().st_size + sum(values.nbytes for values in own.values()) <= built.path.stat().st_size
+    taken = {name: plan_layout.Tensor(dtype=values.dtype, shape=tuple(values.shape)) for name, values in own.items()}
+    assert plan_layout.tensors(plan_of(path)) == described((*header.spec.inputs, *header.spec.outputs)) | taken
 
     other = with_other_weights(onnx_file, tmp_path / "other.onnx")
     require_fitting(header, other, str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnxruntime
 import pytest
 import torch
 
@@ -73,3 +74,14 @@ def test_files_that_cannot_be_opened_are_refused(session, nano_float32, tmp_path
     cut.write_bytes(nano_float32.exported.path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="is no ONNX file"):
         open_dit(cut, dit)
+
+
+def test_a_precision_without_kernels_names_one_that_has_them(nano_bfloat16):
+    with pytest.raises(RuntimeError, match=r"it does not run bfloat16 on cpu: humo-rt export --precision float16$"):
+        OnnxDiT.load(nano_bfloat16.exported.path, nano_bfloat16.dit)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it has the device")
+def test_an_onnxruntime_without_the_device_says_what_to_install(nano_float32):
+    with pytest.raises(RuntimeError, match="cannot run on cuda:0: pip uninstall -y onnxruntime, then pip install"):
+        OnnxDiT.load(nano_float32.exported.path, nano_float32.dit, device="cuda:0")

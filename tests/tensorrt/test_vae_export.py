@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+import tensorrt_rtx
 import torch
 
 from humo_rt.config import PRESETS
@@ -41,3 +42,13 @@ def test_consecutive_chunks_agree_with_the_whole(vae, exported, size):
     assert [block.shape[2] for block in blocks] == [1, 4, 4, 4]
     found = np.concatenate(blocks, axis=2)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("part", ["first", "rest"])
+def test_tensorrt_reads_every_node(exported, part):
+    logger = tensorrt_rtx.Logger(tensorrt_rtx.Logger.INTERNAL_ERROR)
+    network = tensorrt_rtx.Builder(logger).create_network(0)
+    parser = tensorrt_rtx.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(getattr(exported, part))), parser.get_error(0).desc()
+    inputs = {LATENTS} | ({shape.name for shape in exported.caches} if part == "rest" else set())
+    assert {network.get_input(index).name for index in range(network.num_inputs)} == inputs
