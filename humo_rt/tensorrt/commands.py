@@ -62,7 +62,7 @@ def run_verify(path: Path, source: Source | None) -> None:
     """Compare ``path`` with PyTorch at every size, then time both; exit code 1 when they disagree."""
     plan = plan_of(path, source)
     dit = load_dit(plan.source, dtype=plan.spec.dtype, device=plan.device)
-    graph = open_dit(path, dit)
+    graph = open_dit(path, dit, loaded_from=plan.source)
     # Before the comparison, which puts the DiT into fp8 when the engine is.
     speed = measure(graph, dit, plan.sizes[-1])
     scales = fp8_scales_of(plan.source) if plan.spec.fp8 else None

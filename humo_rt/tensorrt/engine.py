@@ -6,6 +6,7 @@ Running one needs the card it was built for: an RTX card with ``tensorrt-rtx``, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from humo_rt.config import DiTConfig
 from humo_rt.model.dit import HumoDiT
 from humo_rt.tensorrt import bindings
 from humo_rt.tensorrt.bindings import Size
-from humo_rt.tensorrt.engine_file import EngineHeader, read_header, require_usable
-from humo_rt.tensorrt.graph_dit import GraphDiT
+from humo_rt.tensorrt.engine_file import EngineHeader, read_header
+from humo_rt.tensorrt.graph_dit import GraphDiT, require_same_model
 from humo_rt.tensorrt.kernel_cache import SUFFIX, KernelCache
 from humo_rt.tensorrt.loading import (
     LoadedPlan,
@@ -25,13 +27,14 @@ from humo_rt.tensorrt.loading import (
     execution_context,
     load_plan,
     require_bindings,
-    require_gpu,
+    require_runnable,
 )
 from humo_rt.tensorrt.profiles import choose_profile
-from humo_rt.tensorrt.refit import copy_weights, refit, require_fitting
+from humo_rt.tensorrt.refit import copy_weights, refit, require_fitting, weights_file
 from humo_rt.tensorrt.scratch import ScratchMemory
-from humo_rt.tensorrt.targets import load_tensorrt
-from humo_rt.tensorrt.weights import SEPARATE, STRIPPED
+from humo_rt.tensorrt.source import Origin, Source, require_same_weights
+from humo_rt.tensorrt.targets import TensorRT
+from humo_rt.tensorrt.weights import SEPARATE
 
 
 class Engine(GraphDiT):
@@ -55,6 +58,7 @@ class Engine(GraphDiT):
         """``scratch``: memory shared with other engines; ``source`` names the file in errors."""
         super().__init__(dit, header.spec, source)
         self.header = header
+        self.profiles = header.profiles
         self._loaded = loaded
         self._device = device
         self._kernels = kernels
@@ -79,26 +83,32 @@ class Engine(GraphDiT):
         path: str | Path,
         dit: HumoDiT,
         *,
-        weights: str | Path | None = None,
+        loaded_from: Source | None = None,
+        onnx: str | Path | None = None,
         weight_budget: int | None = None,
         scratch: ScratchMemory | None = None,
     ) -> Engine:
         """Load an engine file onto the current GPU.
 
         Args:
-            dit: projects text and audio, once per generation.
-            weights: ONNX file for an engine with stripped or separate weights; default: the one it was built from.
+            dit: projects text and audio, once per generation. Its weights are those the engine was exported from.
+            loaded_from: where the weights of ``dit`` came from, for errors.
+            onnx: file whose weights the engine takes, which then was not built with embedded ones; default: its own, or
+                if it has none, those of the file it was built from, beside the engine or where that was.
             weight_budget: bytes of weights to keep on the GPU, for an engine built for weight streaming; default:
                 TensorRT decides.
 
         Raises:
-            ValueError: no engine, truncated, built for another model, card or version; says how to rebuild it.
+            ValueError: no engine, truncated, built for another model, card or version, from other weights than those
+                of ``dit``, or in need of weights that are not there; says how to rebuild it.
             RuntimeError: TensorRT or the GPU is missing, or TensorRT fails.
         """
         path = Path(path)
-        header = read_header(path)
-        tensorrt = load_tensorrt(header.package)
-        require_usable(header, str(path), package_version=tensorrt.version, capability=require_gpu(header, path))
+        header, tensorrt, weights = require_loadable(path, dit.config, onnx=onnx, weight_budget=weight_budget)
+        if weights is None:
+            then = f", and build the engine again with {header.rebuild}"
+            made = {"file": path, "loaded": loaded_from, "onnx": Path(header.onnx), "then": then}
+            require_same_weights(header.origin, header.spec, dit, **made)
         loaded = load_plan(path, header, tensorrt)
         if header.weight_streaming:
             automatic = loaded.engine.get_weight_streaming_automatic_budget()
@@ -106,17 +116,26 @@ class Engine(GraphDiT):
         device = current_device()
         kernels = KernelCache(path.with_suffix(SUFFIX))
         result = cls(dit, header, loaded, source=str(path), device=device, kernels=kernels, scratch=scratch)
-        if weights is not None or header.weights in (STRIPPED, SEPARATE):
-            result.refit(weights if weights is not None else header.onnx)
+        if weights is not None:
+            result.refit(weights, loaded_from=loaded_from)
         return result
 
-    def refit(self, onnx: str | Path) -> None:
+    @property
+    def origin(self) -> Origin:
+        """The weights it computes with."""
+        return self.header.origin
+
+    def refit(self, onnx: str | Path, *, loaded_from: Source | None = None) -> None:
         """Take the weights of another export of the same model; CUDA graphs captured before stay usable.
 
-        ``ValueError`` for a file of another model and for an engine that holds its weights for good.
+        ``ValueError`` for a file of another model, or of other weights than the DiT that projects text and audio has
+        (``loaded_from`` names them in the error), and for an engine that holds its weights for good.
         """
         onnx = Path(onnx)
-        require_fitting(self.header, onnx, self.source)
+        graph = require_fitting(self.header, onnx, self.source)
+        made = {"file": onnx, "loaded": loaded_from, "onnx": onnx}
+        require_same_weights(graph.origin, self.spec, self._dit, **made)
+        self.header = dataclasses.replace(self.header, origin=graph.origin)
         if self.header.weights == SEPARATE:
             copy_weights(self._weights, self.header, onnx)
         else:
@@ -129,7 +148,7 @@ class Engine(GraphDiT):
         """
         if self._own_stream is not None and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(f"{self.source} is not prepared for {size}: call it once before capturing a CUDA graph")
-        profile = choose_profile(self.header.profiles, size, self.source)
+        profile = choose_profile(self.profiles, size, self.source)
         with self._stream() as stream:
             if profile != self._profile:
                 self._must(self._context.set_optimization_profile_async(profile, stream), f"take profile {profile}")
@@ -199,3 +218,26 @@ class Engine(GraphDiT):
         if not accepted:
             reasons = "; ".join(self._loaded.messages.errors) or "it gave no reason"
             raise RuntimeError(f"{self.header.package} refused to {what} with {self.source}: {reasons}")
+
+
+def require_loadable(
+    path: Path, config: DiTConfig, *, onnx: str | Path | None, weight_budget: int | None
+) -> tuple[EngineHeader, TensorRT, Path | None]:
+    """What ``Engine.load`` needs to know, and the ONNX file with the weights, if there is one; reads none of them.
+
+    Errors are those of ``Engine.load``, other weights than the DiT's excepted. ``config``: of that DiT.
+    """
+    header = read_header(path)
+    require_same_model(config, header.spec.config, str(path))
+    tensorrt = require_runnable(header, path)
+    if weight_budget is not None and not header.weight_streaming:
+        raise ValueError(
+            f"weight budget {weight_budget} is for an engine that streams its weights, which {path} does not: leave it "
+            "out, or build the engine with --weight-streaming"
+        )
+    if weight_budget is not None and weight_budget < 0:
+        raise ValueError(f"weight budget {weight_budget} is below 0: give bytes, 0 keeps no weights on the GPU")
+    weights = weights_file(header, path, onnx)
+    if weights is not None:
+        require_fitting(header, weights, str(path))
+    return header, tensorrt, weights

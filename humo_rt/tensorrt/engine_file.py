@@ -24,14 +24,15 @@ from typing import BinaryIO
 
 from humo_rt.config import SPATIAL_STRIDE
 from humo_rt.tensorrt.profiles import Profile, model_of
+from humo_rt.tensorrt.source import Origin
 from humo_rt.tensorrt.spec import GraphSpec
-from humo_rt.tensorrt.targets import Target, dotted
+from humo_rt.tensorrt.targets import CURRENT, Target, dotted
 
 SUFFIX = ".engine"
 
 _MAGIC = b"HUMO-TRT"
 # Raised whenever a header written before could no longer be read.
-_FORMAT = 1
+_FORMAT = 2
 _ALIGNMENT = 4096
 _FIXED = struct.Struct("<8sQ")
 
@@ -49,17 +50,18 @@ class WeightBinding:
 class EngineHeader:
     """Everything that decides whether an engine can be used.
 
-    ``weights``: one of ``humo_rt.tensorrt.weights.WEIGHTS``. ``onnx``: the file it was built from, ``onnx_sha256`` over
-    that file and its weights. ``command``: builds the same engine again. ``plan_bytes``: length of the plan.
+    ``origin``: the weights it was exported from. ``weights``: where they are, see ``humo_rt.tensorrt.weights.WEIGHTS``.
+    ``onnx``: the file it was built from, ``onnx_sha256`` over that file and its weights. ``command``: builds the same
+    engine again. ``plan_bytes``: length of the plan.
     """
 
     spec: GraphSpec
+    origin: Origin
     profiles: tuple[Profile, ...]
     target: str
     capability: tuple[int, int]
     package: str
     package_version: str
-    project_version: str
     opset: int
     weights: str
     weight_bindings: tuple[WeightBinding, ...] = ()
@@ -74,12 +76,18 @@ class EngineHeader:
         """The command as a user types it."""
         return shlex.join(self.command)
 
+    @property
+    def card(self) -> Target:
+        """What it runs on."""
+        return Target(name=self.target, capability=self.capability, package=self.package)
+
     def to_json(self) -> str:
-        fields = dataclasses.asdict(self)
-        return json.dumps(fields | {"spec": self.spec.to_json(), "format": _FORMAT}, sort_keys=True)
+        own = {"spec": self.spec.to_json(), "origin": self.origin.to_json(), "format": _FORMAT}
+        return json.dumps(dataclasses.asdict(self) | own, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> EngineHeader:
+        """What ``to_json`` wrote. ``ValueError`` when another version did, any other error when it is damaged."""
         fields = json.loads(text)
         if fields.pop("format") != _FORMAT:
             raise ValueError(
@@ -88,6 +96,7 @@ class EngineHeader:
         bindings = (binding | {"shape": tuple(binding["shape"])} for binding in fields.pop("weight_bindings"))
         return cls(
             spec=GraphSpec.from_json(fields.pop("spec"), source),
+            origin=Origin.from_json(fields.pop("origin")),
             profiles=tuple(Profile.from_dict(profile) for profile in fields.pop("profiles")),
             capability=tuple(fields.pop("capability")),
             command=tuple(fields.pop("command")),
@@ -97,18 +106,20 @@ class EngineHeader:
 
 
 def file_name(header: EngineHeader) -> str:
-    """Model, precision, largest sizes, target, package and a digest of the rest, so that no engine hides another."""
+    """Model, precision, largest sizes, card, package and a digest of the rest, so that no engine hides another."""
     model = model_of(header.spec.config)
     sizes = [profile.largest for profile in header.profiles]
-    identity = header.spec.to_json() + header.onnx_sha256 + header.weights + str(header.profiles)
+    same = ("command", "onnx", "plan_bytes", "weight_bindings")  # where it lies, and what follows from the rest
+    identity = {key: value for key, value in json.loads(header.to_json()).items() if key not in same}
+    card = "sm{}{}".format(*header.capability) if header.target == CURRENT else header.target
     parts = [
         model.name if model else "custom",
         header.spec.precision,
         *(f"{size.width * SPATIAL_STRIDE}x{size.height * SPATIAL_STRIDE}" for size in sizes),
         f"{sizes[0].frames}f{sizes[0].branches}b",
-        header.target,
+        card,
         f"{header.package}-{header.package_version}",
-        hashlib.sha256(identity.encode()).hexdigest()[:8],
+        hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8],
     ]
     return "_".join(parts) + SUFFIX
 
@@ -162,9 +173,8 @@ def require_usable(
             f"rebuild it with {header.rebuild}"
         )
     if capability is not None and tuple(capability) != header.capability:
-        built_for = Target(name=header.target, capability=header.capability, package=header.package)
         raise ValueError(
-            f"{source} was built for {built_for}, but this GPU has {dotted(capability)}: "
+            f"{source} was built for {header.card}, but this GPU has {dotted(capability)}: "
             f"rebuild it with {with_target(header.command, 'current')}"
         )
 
@@ -213,7 +223,7 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[EngineHeader, int]:
     length = _FIXED.unpack(fixed)[1] if len(fixed) == _FIXED.size else size
     if size < _FIXED.size + length:
         raise ValueError(f"{path} ends within its header: build it again with humo-rt build-engine, or copy it again")
-    header = EngineHeader.from_json(file.read(length).decode(), str(path))
+    header = _parsed(file.read(length), path)
     start = -(-(_FIXED.size + length) // _ALIGNMENT) * _ALIGNMENT
     if size != start + header.plan_bytes:
         raise ValueError(
@@ -221,3 +231,13 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[EngineHeader, int]:
             f"{header.rebuild}"
         )
     return header, start
+
+
+def _parsed(stored: bytes, path: Path) -> EngineHeader:
+    try:
+        return EngineHeader.from_json(stored.decode(), str(path))
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the header of {path} is damaged ({type(error).__name__}: {error}): copy it again, or build it again with "
+            "humo-rt build-engine"
+        ) from error

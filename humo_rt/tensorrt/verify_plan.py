@@ -12,11 +12,11 @@ import torch
 
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.engine_file import SUFFIX, read_header
-from humo_rt.tensorrt.loading import require_gpu
+from humo_rt.tensorrt.loading import require_runnable
 from humo_rt.tensorrt.network import read_graph
 from humo_rt.tensorrt.packages import require
 from humo_rt.tensorrt.profiles import model_of, profiles_for
-from humo_rt.tensorrt.source import Source, source_of
+from humo_rt.tensorrt.source import Source, find
 from humo_rt.tensorrt.spec import GraphSpec
 from humo_rt.tensorrt.verify import sizes_of
 
@@ -38,25 +38,24 @@ def plan_of(path: Path, source: Source | None) -> VerifyPlan:
     """Plan for ``path``. ``source``: the weights to compare with; default: those named by the export.
 
     An engine runs at the sizes of its profiles on the GPU. An ONNX file runs at those of its preset on a GPU and at
-    small ones on the CPU. ``ValueError`` if the file is neither, or the weights cannot be found; ``RuntimeError``
-    for an engine without a GPU.
+    small ones on the CPU. ``ValueError`` if the file is neither, the weights cannot be found, or the engine is for
+    another card or version; ``RuntimeError`` for an engine without a GPU or TensorRT.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if path.suffix == SUFFIX:
         header = read_header(path)
-        require_gpu(header, path)
-        spec, onnx, sizes = header.spec, Path(header.onnx), sizes_of(header.profiles)
+        require_runnable(header, path)
+        spec, origin, sizes = header.spec, header.origin, sizes_of(header.profiles)
         device = torch.device("cuda")
     elif path.suffix == ".onnx":
         require("onnx")
-        spec, onnx = read_graph(path).spec, path
+        graph = read_graph(path)
+        spec, origin = graph.spec, graph.origin
         large = device.type == "cuda" and model_of(spec.config) is not None
         sizes = sizes_of(profiles_for(spec.config)) if large else _SMALL
     else:
         raise ValueError(f"{str(path)!r} is neither .onnx nor .engine: give what humo-rt export or build-engine wrote")
-    source = source or source_of(onnx)
-    if source is None:
-        raise ValueError(
-            f"the weights of {path} are unknown, since {onnx} does not name them or is gone: give --preset, --weights"
-        )
+    if source is None and origin.source is None:
+        raise ValueError(f"{path} does not name the weights it was exported from: give --preset, --weights")
+    source = source or find(origin.source, path)
     return VerifyPlan(spec=spec, source=source, sizes=tuple(sizes), device=device)

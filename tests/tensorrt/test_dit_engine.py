@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -14,6 +13,7 @@ from humo_rt.cli import app
 from humo_rt.config import HUMO_1_7B, PRESETS
 from humo_rt.pipeline import Pipeline
 from humo_rt.tensorrt.session import OnnxDiT
+from humo_rt.tensorrt.source import Source
 from humo_rt.tensorrt.verify_plan import plan_of
 from tests.tensorrt.conftest import with_other_weights
 from tests.tiny import tiny_components, tiny_config
@@ -110,6 +110,29 @@ def test_an_engine_of_another_model_is_refused(nano_float32):
         Pipeline(tiny_components(tiny_config(HUMO_1_7B)), dit_engine=nano_float32.exported.path)
 
 
+def test_a_graph_of_other_weights_is_refused(nano_float32, tmp_path, monkeypatch):
+    """The published nano against an export of random weights: keys and values of one, blocks of the other."""
+    monkeypatch.chdir(tmp_path)
+    file = nano_float32.exported.path
+    result = run("generate", "--prompt", "x", "--device", "cpu", "--dit-engine", file)
+    assert result.exit_code == 2, result.output
+    assert (
+        "exported from the weights of --preset nano --weights random, but those of --preset nano are" in result.stderr
+    )
+    again = f"humo-rt export --preset nano --precision float32 --face-mask --mask-predictor --output {file}"
+    assert again in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+    assert run("verify-engine", file, "--preset", "nano").exit_code == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_graph_serves_pipelines_of_other_precisions(nano_float32, dtype):
+    pipeline = Pipeline.from_pretrained(
+        "nano", weights="random", device="cpu", dtype=dtype, dit_engine=nano_float32.exported.path
+    )
+    assert isinstance(pipeline.denoiser, OnnxDiT)
+
+
 def test_verify_engine_agrees(nano_float32):
     result = run("verify-engine", nano_float32.exported.path)
     assert result.exit_code == 0, result.output
@@ -149,6 +172,15 @@ def test_generate_from_the_command_line(nano_float32, tmp_path, monkeypatch):
         (["verify-engine", "absent.engine"], "absent.engine"),
         (["verify-engine", "dit.plan"], "neither .onnx nor .engine"),
         (["generate", "--prompt", "x", "--weights", "random", "--dit-engine", "absent.onnx"], "does not exist"),
+        (
+            ["generate", "--prompt", "x", "--engine-onnx", "dit.onnx"],
+            "--engine-onnx dit.onnx is for an engine",
+        ),
+        (["generate", "--prompt", "x", "--weight-budget", 4], "--weight-budget 4.0 is for an engine: give one"),
+        (
+            ["generate", "--prompt", "x", "--dit-engine", "dit.onnx", "--weight-budget", 4],
+            "a weight budget are for engines",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, said):
@@ -171,4 +203,4 @@ def test_export_from_the_command_line(tmp_path, monkeypatch):
     plan = plan_of(tmp_path / "dit.onnx", None)
     assert plan.spec.dtype == torch.float16
     assert plan.spec.face_mask
-    assert json.loads(plan.source.to_json()) == {"model": "nano", "weights": "random"}
+    assert plan.source == Source(model="nano", weights="random")
