@@ -148,6 +148,7 @@ class Pipeline:
             device=device,
             dtype=dtype,
             encoder_device="cpu" if offload_encoders else None,
+            exported_dit=dit_engine is not None,
         )
         pipeline = cls(
             components,

@@ -37,17 +37,19 @@ def require_openable(graph: str | Path | DitEngine, config: DiTConfig) -> None:
     """Refuse what ``open_dit`` would refuse for a DiT of ``config``, as far as that can be said without its weights."""
     graph = _named(graph)
     path = Path(graph.path)
+    from humo_rt.tensorrt.graph_dit import require_same_model
+
     if _is_onnx(graph):
-        from humo_rt.tensorrt.graph_dit import require_same_model
         from humo_rt.tensorrt.network import read_graph
         from humo_rt.tensorrt.packages import require
 
         require("onnx", "onnxruntime")
-        require_same_model(config, read_graph(path).spec.config, str(path))
+        spec = read_graph(path).spec
     else:
         from humo_rt.tensorrt.engine import require_loadable
 
-        require_loadable(path, config, onnx=graph.onnx, weight_budget=graph.weight_budget)
+        spec = require_loadable(path, onnx=graph.onnx, weight_budget=graph.weight_budget)[0].spec
+    require_same_model(config, spec.config, str(path))
 
 
 def open_dit(graph: str | Path | DitEngine, dit: HumoDiT, *, loaded_from: Source | None = None) -> GraphDiT:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from humo_rt.config import DiTConfig
 from humo_rt.model.dit import HumoDiT
 from humo_rt.tensorrt import bindings
 from humo_rt.tensorrt.bindings import Size
@@ -29,10 +28,11 @@ from humo_rt.tensorrt.loading import (
     require_bindings,
     require_runnable,
 )
+from humo_rt.tensorrt.network import Graph
 from humo_rt.tensorrt.profiles import choose_profile
 from humo_rt.tensorrt.refit import copy_weights, refit, require_fitting, weights_file
 from humo_rt.tensorrt.scratch import ScratchMemory
-from humo_rt.tensorrt.source import Origin, Source, require_same_weights
+from humo_rt.tensorrt.source import Source, require_same_weights
 from humo_rt.tensorrt.targets import TensorRT
 from humo_rt.tensorrt.weights import SEPARATE
 
@@ -104,7 +104,8 @@ class Engine(GraphDiT):
             RuntimeError: TensorRT or the GPU is missing, or TensorRT fails.
         """
         path = Path(path)
-        header, tensorrt, weights = require_loadable(path, dit.config, onnx=onnx, weight_budget=weight_budget)
+        header, tensorrt, weights = require_loadable(path, onnx=onnx, weight_budget=weight_budget)
+        require_same_model(dit.config, header.spec.config, str(path))
         if weights is None:
             then = f", and build the engine again with {header.rebuild}"
             made = {"file": path, "loaded": loaded_from, "onnx": Path(header.onnx), "then": then}
@@ -117,16 +118,13 @@ class Engine(GraphDiT):
         kernels = KernelCache(path.with_suffix(SUFFIX))
         result = cls(dit, header, loaded, source=str(path), device=device, kernels=kernels, scratch=scratch)
         if weights is not None:
-            result.refit(weights, loaded_from=loaded_from)
+            result.refit(weights.path, loaded_from=loaded_from)
         return result
-
-    @property
-    def origin(self) -> Origin:
-        """The weights it computes with."""
-        return self.header.origin
 
     def refit(self, onnx: str | Path, *, loaded_from: Source | None = None) -> None:
         """Take the weights of another export of the same model; CUDA graphs captured before stay usable.
+
+        ``header`` names these weights from then on; the file does not change.
 
         ``ValueError`` for a file of another model, or of other weights than the DiT that projects text and audio has
         (``loaded_from`` names them in the error), and for an engine that holds its weights for good.
@@ -135,11 +133,11 @@ class Engine(GraphDiT):
         graph = require_fitting(self.header, onnx, self.source)
         made = {"file": onnx, "loaded": loaded_from, "onnx": onnx}
         require_same_weights(graph.origin, self.spec, self._dit, **made)
-        self.header = dataclasses.replace(self.header, origin=graph.origin)
         if self.header.weights == SEPARATE:
             copy_weights(self._weights, self.header, onnx)
         else:
             refit(self._loaded.engine, self._loaded.tensorrt, self._loaded.logger, onnx)
+        self.header = dataclasses.replace(self.header, origin=graph.origin)
 
     def prepare(self, size: Size) -> None:
         """Choose the profile, set shapes and allocate outputs for calls of ``size``; ``run`` does it when needed.
@@ -221,14 +219,13 @@ class Engine(GraphDiT):
 
 
 def require_loadable(
-    path: Path, config: DiTConfig, *, onnx: str | Path | None, weight_budget: int | None
-) -> tuple[EngineHeader, TensorRT, Path | None]:
-    """What ``Engine.load`` needs to know, and the ONNX file with the weights, if there is one; reads none of them.
+    path: Path, *, onnx: str | Path | None = None, weight_budget: int | None = None
+) -> tuple[EngineHeader, TensorRT, Graph | None]:
+    """What an engine is, what runs it here, and the ONNX file it takes weights from, if it does; reads no weight.
 
-    Errors are those of ``Engine.load``, other weights than the DiT's excepted. ``config``: of that DiT.
+    Errors are those of ``Engine.load`` that do not need the DiT.
     """
     header = read_header(path)
-    require_same_model(config, header.spec.config, str(path))
     tensorrt = require_runnable(header, path)
     if weight_budget is not None and not header.weight_streaming:
         raise ValueError(
@@ -238,6 +235,4 @@ def require_loadable(
     if weight_budget is not None and weight_budget < 0:
         raise ValueError(f"weight budget {weight_budget} is below 0: give bytes, 0 keeps no weights on the GPU")
     weights = weights_file(header, path, onnx)
-    if weights is not None:
-        require_fitting(header, weights, str(path))
-    return header, tensorrt, weights
+    return header, tensorrt, None if weights is None else require_fitting(header, weights, str(path))

@@ -34,7 +34,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, dit: HumoDiT) -> Fingerprint:
-        """Of the weights that ``dit`` has, before ``fp8.quantize`` where it was called. Waits for their device once."""
+        """Of the weights that ``dit`` has, before ``fp8.quantize`` where it was called."""
         sampled = {}
         for path, module in dit.named_modules():
             own = dict(module.named_parameters(recurse=False))

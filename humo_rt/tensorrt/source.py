@@ -75,7 +75,10 @@ class Origin:
 
 
 def load_dit(source: Source, *, dtype: torch.dtype, device: torch.device) -> HumoDiT:
-    """The DiT of ``source`` in evaluation mode. Errors are those of ``load_components``."""
+    """The DiT of ``source`` in evaluation mode. Errors are those of ``load_components``.
+
+    Random weights are drawn on the CPU, so that those of an export are found again on every device.
+    """
     selection = select(source.model, source.weights)
     config = selection.config
     dit = build_on_meta(config)["dit"]
@@ -83,7 +86,8 @@ def load_dit(source: Source, *, dtype: torch.dtype, device: torch.device) -> Hum
     check_memory(needed, available_memory(device), f"loading the DiT of {config.name} on {device}")
     part = {"dtype": part_dtype("dit", dtype), "device": device}
     if selection.files is None:
-        fill_random(dit, part="dit", seed=0, **part)
+        fill_random(dit, part="dit", seed=0, **part | {"device": "cpu"})
+        dit.to(device)
     else:
         load_into(
             dit,
@@ -134,7 +138,7 @@ def require_same_weights(
     if difference is None:
         return
     exported = "weights it does not name" if origin.source is None else f"the weights of {origin.source}"
-    given = "others" if loaded is None else f"those of {loaded}"
+    given = "others" if loaded is None else "others of that name" if loaded == origin.source else f"those of {loaded}"
     raise ValueError(
         f"{file} was exported from {exported}, but {given} are loaded ({difference}): load the former, or export the "
         f"latter with {export_command(loaded, spec, onnx)}{then}"

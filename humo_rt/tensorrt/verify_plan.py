@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from humo_rt.tensorrt.bindings import Size
-from humo_rt.tensorrt.engine_file import SUFFIX, read_header
-from humo_rt.tensorrt.loading import require_runnable
+from humo_rt.tensorrt.engine import require_loadable
+from humo_rt.tensorrt.engine_file import SUFFIX
 from humo_rt.tensorrt.network import read_graph
 from humo_rt.tensorrt.packages import require
 from humo_rt.tensorrt.profiles import model_of, profiles_for
@@ -34,18 +34,19 @@ class VerifyPlan:
     device: torch.device
 
 
-def plan_of(path: Path, source: Source | None) -> VerifyPlan:
+def plan_of(path: Path, source: Source | None, *, onnx: Path | None = None) -> VerifyPlan:
     """Plan for ``path``. ``source``: the weights to compare with; default: those named by the export.
 
+    ``onnx``: the file an engine takes its weights from, where it is not the one it was built from.
     An engine runs at the sizes of its profiles on the GPU. An ONNX file runs at those of its preset on a GPU and at
     small ones on the CPU. ``ValueError`` if the file is neither, the weights cannot be found, or the engine is for
-    another card or version; ``RuntimeError`` for an engine without a GPU or TensorRT.
+    another card or version or lacks its weights; ``RuntimeError`` for an engine without a GPU or TensorRT.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if path.suffix == SUFFIX:
-        header = read_header(path)
-        require_runnable(header, path)
-        spec, origin, sizes = header.spec, header.origin, sizes_of(header.profiles)
+        header, _, weights = require_loadable(path, onnx=onnx)
+        origin = header.origin if weights is None else weights.origin
+        spec, sizes = header.spec, sizes_of(header.profiles)
         device = torch.device("cuda")
     elif path.suffix == ".onnx":
         require("onnx")

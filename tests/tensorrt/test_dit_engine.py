@@ -12,9 +12,12 @@ from typer.testing import CliRunner
 from humo_rt.cli import app
 from humo_rt.config import HUMO_1_7B, PRESETS
 from humo_rt.pipeline import Pipeline
+from humo_rt.tensorrt import open_dit
+from humo_rt.tensorrt.fingerprint import Fingerprint
 from humo_rt.tensorrt.session import OnnxDiT
-from humo_rt.tensorrt.source import Source
+from humo_rt.tensorrt.source import Source, load_dit
 from humo_rt.tensorrt.verify_plan import plan_of
+from humo_rt.weights.components import load_components
 from tests.tensorrt.conftest import with_other_weights
 from tests.tiny import tiny_components, tiny_config
 
@@ -131,6 +134,18 @@ def test_a_graph_serves_pipelines_of_other_precisions(nano_float32, dtype):
         "nano", weights="random", device="cpu", dtype=dtype, dit_engine=nano_float32.exported.path
     )
     assert isinstance(pipeline.denoiser, OnnxDiT)
+
+
+@pytest.mark.gpu
+def test_random_weights_of_an_export_are_found_again_on_a_gpu(nano_float32):
+    file = nano_float32.exported.path
+    pipeline = Pipeline.from_pretrained("nano", weights="random", device="cuda", dtype=torch.float32)
+    with pytest.raises(ValueError, match="--weights random, but others of that name are loaded"):
+        open_dit(file, pipeline.dit, loaded_from=Source(model="nano", weights="random"))
+    dit = load_dit(Source(model="nano", weights="random"), dtype=torch.float32, device=torch.device("cuda"))
+    assert Fingerprint.of(dit) == Fingerprint.of(nano_float32.dit)
+    components = load_components("nano", weights="random", device="cuda", dtype=torch.float32, exported_dit=True)
+    assert Fingerprint.of(components.dit) == Fingerprint.of(nano_float32.dit)
 
 
 def test_verify_engine_agrees(nano_float32):

@@ -98,7 +98,7 @@ def test_weights_that_are_put_in_are_those_compared(card, tmp_path):
     with pytest.raises(ValueError, match=r"lora.onnx was exported from .*blocks.0.ffn.0.weight has"):
         Engine.load(path, card.dit, onnx=others)
     loaded = Engine.load(path, lora, onnx=others)
-    assert loaded.origin == origin_of(lora, "lora")
+    assert loaded.header.origin == origin_of(lora, "lora")
     assert read_header(path).origin == origin_of(card.dit)
     with pytest.raises(ValueError, match=r"own.onnx was exported from"):
         loaded.refit(save_scaling(tmp_path / "own.onnx", spec, origin=origin_of(card.dit)))

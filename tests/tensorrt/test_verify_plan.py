@@ -77,6 +77,14 @@ def test_an_engine_names_its_weights_wherever_it_goes(elsewhere):
     assert plan.device.type == "cuda"
 
 
+def test_an_engine_is_compared_with_the_weights_it_is_given(elsewhere, tmp_path):
+    engine = elsewhere(weights="stripped", origin=dataclasses.replace(NO_ORIGIN, source=OTHER))
+    with pytest.raises(ValueError, match="built with stripped weights, so it has none"):
+        plan_of(engine, None)
+    given = save_scaling(tmp_path / "given.onnx", tiny_spec(), origin=dataclasses.replace(NO_ORIGIN, source=RANDOM))
+    assert plan_of(engine, None, onnx=given).source == RANDOM
+
+
 def test_weights_that_are_not_on_this_machine_are_named(elsewhere):
     there = Source(model="humo-1.7b", weights="/models/HuMo")
     with pytest.raises(
