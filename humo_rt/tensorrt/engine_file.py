@@ -3,7 +3,8 @@
 TensorRT refuses a plan of another version or card with an internal error, or loads half a file. The header says which
 engine this is before a byte of the plan is read, and holds the command that builds it again. Imports no TensorRT.
 
-Layout: 8 bytes magic, 8 bytes length of the header, the header, zeros up to a multiple of 4096, the plan.
+Layout: 8 bytes magic, 8 bytes length of the header, 4 bytes CRC-32 of the header, the header, zeros up to a multiple of
+4096, the plan.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import mmap
 import os
 import shlex
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ _MAGIC = b"HUMO-TRT"
 # Raised whenever a header written before could no longer be read.
 _FORMAT = 2
 _ALIGNMENT = 4096
-_FIXED = struct.Struct("<8sQ")
+_FIXED = struct.Struct("<8sQI")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class EngineHeader:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> EngineHeader:
-        """What ``to_json`` wrote. ``ValueError`` when another version did, any other error when it is damaged."""
+        """What ``to_json`` wrote; ``ValueError`` when another version did."""
         fields = json.loads(text)
         if fields.pop("format") != _FORMAT:
             raise ValueError(
@@ -133,7 +135,7 @@ def write_engine(path: Path, header: EngineHeader, plan: bytes | memoryview) -> 
     text = header.to_json().encode()
     with replacing(path) as file:
         start = _FIXED.size + len(text)
-        file.write(_FIXED.pack(_MAGIC, len(text)) + text + bytes(-start % _ALIGNMENT))
+        file.write(_FIXED.pack(_MAGIC, len(text), zlib.crc32(text)) + text + bytes(-start % _ALIGNMENT))
         file.write(plan)
     return header
 
@@ -220,10 +222,13 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[EngineHeader, int]:
         raise ValueError(
             f"{path} is no engine of humo-rt: build one with humo-rt build-engine dit.onnx --target ... -o {path}"
         )
-    length = _FIXED.unpack(fixed)[1] if len(fixed) == _FIXED.size else size
+    _, length, checksum = _FIXED.unpack(fixed) if len(fixed) == _FIXED.size else (_MAGIC, size, 0)
     if size < _FIXED.size + length:
         raise ValueError(f"{path} ends within its header: build it again with humo-rt build-engine, or copy it again")
-    header = _parsed(file.read(length), path)
+    text = file.read(length)
+    if zlib.crc32(text) != checksum:
+        raise ValueError(f"the header of {path} is damaged: copy it again, or build it again with humo-rt build-engine")
+    header = EngineHeader.from_json(text.decode(), str(path))
     start = -(-(_FIXED.size + length) // _ALIGNMENT) * _ALIGNMENT
     if size != start + header.plan_bytes:
         raise ValueError(
@@ -231,13 +236,3 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[EngineHeader, int]:
             f"{header.rebuild}"
         )
     return header, start
-
-
-def _parsed(stored: bytes, path: Path) -> EngineHeader:
-    try:
-        return EngineHeader.from_json(stored.decode(), str(path))
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"the header of {path} is damaged ({type(error).__name__}: {error}): copy it again, or build it again with "
-            "humo-rt build-engine"
-        ) from error

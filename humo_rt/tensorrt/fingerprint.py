@@ -6,7 +6,6 @@ they do within what both precisions round. Knows nothing of files, ONNX or Tenso
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Mapping
@@ -46,15 +45,14 @@ class Fingerprint:
         values = iter(torch.cat(list(sampled.values())).tolist())
         return cls({name: tuple(next(values) for _ in part) for name, part in sampled.items()})
 
-    def to_json(self) -> str:
-        """Values in hexadecimal digits of float32, which lose nothing."""
-        stored = {name: struct.pack(f">{len(values)}f", *values).hex() for name, values in self.samples.items()}
-        return json.dumps(stored, sort_keys=True)
+    def to_json(self) -> dict[str, str]:
+        """By name, the values in hexadecimal digits of float32, which lose nothing."""
+        return {name: struct.pack(f">{len(values)}f", *values).hex() for name, values in self.samples.items()}
 
     @classmethod
-    def from_json(cls, text: str) -> Fingerprint:
-        stored = {name: bytes.fromhex(digits) for name, digits in json.loads(text).items()}
-        return cls({name: struct.unpack(f">{len(packed) // 4}f", packed) for name, packed in stored.items()})
+    def from_json(cls, stored: Mapping[str, str]) -> Fingerprint:
+        packed = {name: bytes.fromhex(digits) for name, digits in stored.items()}
+        return cls({name: struct.unpack(f">{len(each) // 4}f", each) for name, each in packed.items()})
 
     def difference(self, loaded: Fingerprint, *dtypes: torch.dtype) -> str | None:
         """What differs first from ``loaded`` among the tensors that both have, in words; None if nothing does.

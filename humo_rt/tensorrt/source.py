@@ -110,8 +110,8 @@ def fp8_scales_of(source: Source) -> dict[str, Tensor]:
     return fp8_scales(read_checkpoint(selection.files.dit_files), rename=rename, source=str(selection.files.dit))
 
 
-def find(source: Source, file: Path) -> Source:
-    """``source``, which ``file`` names; ``ValueError`` with the options that name another place if it is not here."""
+def require_here(source: Source, file: Path) -> None:
+    """``ValueError`` with the options that name another place if ``source``, which ``file`` names, is not here."""
     try:
         select(source.model, source.weights)
     except ValueError as error:
@@ -119,7 +119,6 @@ def find(source: Source, file: Path) -> Source:
             f"{file} was exported from the weights of {source}, which are not on this machine ({error}): say where "
             "they are with --preset, --weights"
         ) from error
-    return source
 
 
 def require_same_weights(

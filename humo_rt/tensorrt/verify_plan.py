@@ -16,7 +16,7 @@ from humo_rt.tensorrt.engine_file import SUFFIX
 from humo_rt.tensorrt.network import read_graph
 from humo_rt.tensorrt.packages import require
 from humo_rt.tensorrt.profiles import model_of, profiles_for
-from humo_rt.tensorrt.source import Source, find
+from humo_rt.tensorrt.source import Source, require_here
 from humo_rt.tensorrt.spec import GraphSpec
 from humo_rt.tensorrt.verify import sizes_of
 
@@ -56,7 +56,8 @@ def plan_of(path: Path, source: Source | None, *, onnx: Path | None = None) -> V
         sizes = sizes_of(profiles_for(spec.config)) if large else _SMALL
     else:
         raise ValueError(f"{str(path)!r} is neither .onnx nor .engine: give what humo-rt export or build-engine wrote")
-    if source is None and origin.source is None:
-        raise ValueError(f"{path} does not name the weights it was exported from: give --preset, --weights")
-    source = source or find(origin.source, path)
-    return VerifyPlan(spec=spec, source=source, sizes=tuple(sizes), device=device)
+    if source is None:
+        if origin.source is None:
+            raise ValueError(f"{path} does not name the weights it was exported from: give --preset, --weights")
+        require_here(origin.source, path)
+    return VerifyPlan(spec=spec, source=source or origin.source, sizes=tuple(sizes), device=device)
