@@ -81,7 +81,9 @@ def generate(
     negative_prompt: options.NegativePrompt = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    dit_engine: options.DitEngine = None,
+    dit_engine: options.EngineFile = None,
+    engine_onnx: options.EngineOnnx = None,
+    weight_budget: options.WeightBudget = None,
     attention_backend: options.AttentionBackend = None,
     precision: options.Precision = None,
     offload_encoders: options.OffloadEncoders = False,
@@ -98,11 +100,11 @@ def generate(
         sampler=sampler, guidance_reuse=guidance_reuse, branch_batch_size=branch_batch_size,
         negative_prompt=negative_prompt, face_mask_threshold=face_mask_threshold, trace=trace or None,
     )  # fmt: skip
-    model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype} | commands.given(
-        dit_engine=dit_engine, attention_backend=attention_backend, precision=precision,
-        offload_encoders=offload_encoders or None,
-    )  # fmt: skip
     with errors_in_one_line(traceback):
+        model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype} | commands.given(
+            dit_engine=options.dit_engine(dit_engine, engine_onnx, weight_budget), attention_backend=attention_backend,
+            precision=precision, offload_encoders=offload_encoders or None,
+        )  # fmt: skip
         if cases is None:
             shown = options.conditions(prompt, image, audio, face_mask)
             commands.generate_one(shown, settings, model, output or Path("out.mp4"), contact_sheet)

@@ -6,11 +6,14 @@ An option without a flag of its own is named by the parameter that has its type.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from humo_rt.config import PRESETS
+
+if TYPE_CHECKING:
+    from humo_rt.tensorrt import DitEngine
 
 # Which model, and where it runs.
 PresetName = Annotated[str | None, typer.Option("--preset", help=f"Model: {', '.join(PRESETS)} (default: nano).")]
@@ -19,7 +22,16 @@ Weights = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cuda, cuda:1 or cpu (default: the first GPU, else the CPU).")]
 Dtype = Annotated[str | None, typer.Option(help="bfloat16, float16 or float32.")]
-DitEngine = Annotated[Path | None, typer.Option(help="Run the DiT from this .onnx or .engine file instead of PyTorch.")]
+EngineFile = Annotated[
+    Path | None, typer.Option(help="Run the DiT from this .onnx or .engine file instead of PyTorch.")
+]
+EngineOnnx = Annotated[
+    Path | None,
+    typer.Option(help="ONNX file with the weights of an engine that lacks them (default: the one it was built from)."),
+]
+WeightBudget = Annotated[
+    float | None, typer.Option(help="GiB of an engine's weights to keep on the GPU, if it was built to stream them.")
+]
 AttentionBackend = Annotated[
     str | None, typer.Option(help="Library for self-attention (default: the fastest); humo-rt doctor lists them.")
 ]
@@ -87,6 +99,18 @@ def model_source(preset: str | None, weights: str | None) -> tuple[str, str | No
     if preset is None and weights not in (None, "random"):
         return weights, None
     return preset or "nano", weights
+
+
+def dit_engine(path: Path | None, onnx: Path | None, weight_budget: float | None) -> DitEngine | None:
+    """What runs the DiT; ``ValueError`` for options of an engine without one."""
+    from humo_rt.tensorrt import DitEngine
+
+    if path is not None:
+        return DitEngine(path, onnx=onnx, weight_budget=None if weight_budget is None else int(weight_budget * 2**30))
+    for name, value in {"--engine-onnx": onnx, "--weight-budget": weight_budget}.items():
+        if value is not None:
+            raise ValueError(f"{name} {value} is for an engine: give one with --dit-engine, or leave it out")
+    return None
 
 
 def torch_dtype(name: str | None) -> Any:

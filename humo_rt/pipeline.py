@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ from humo_rt.weights.components import Components, load_components
 from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
 from humo_rt.weights.resolve import configuration
 
+if TYPE_CHECKING:
+    from humo_rt.tensorrt import DitEngine
+    from humo_rt.tensorrt.graph_dit import GraphDiT
+
 
 class Pipeline:
     """A loaded model. Build it once with ``from_pretrained``, call ``generate`` as often as you like."""
@@ -52,7 +56,7 @@ class Pipeline:
         self,
         components: Components,
         *,
-        dit_engine: str | Path | None = None,
+        dit_engine: str | Path | DitEngine | None = None,
         attention_backend: str = attention_backends.AUTO,
         precision: str = EXACT,
         cuda_graphs: bool | None = None,
@@ -77,9 +81,7 @@ class Pipeline:
         if dit_engine is None:
             attention_backends.use_attention(self.dit, self.attention_backend)
         else:
-            from humo_rt.tensorrt import open_dit
-
-            self.dit = open_dit(dit_engine, components.dit)
+            self.dit = _open_engine(dit_engine, components)
         self.denoiser = self.dit if dit_engine is not None else _denoiser(self.dit, self.device, precision, cuda_graphs)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
@@ -94,7 +96,7 @@ class Pipeline:
         weights: str | Path | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        dit_engine: str | Path | None = None,
+        dit_engine: str | Path | DitEngine | None = None,
         attention_backend: str = attention_backends.AUTO,
         precision: str = EXACT,
         cuda_graphs: bool | None = None,
@@ -108,8 +110,9 @@ class Pipeline:
                 random weights, or None for the preset's own.
             device: default: the first GPU, otherwise the CPU.
             dtype: of the matrix products; default bfloat16 on a GPU, float32 on the CPU.
-            dit_engine: ``.onnx`` or ``.engine`` file of the same model that runs instead of PyTorch's DiT. PyTorch
-                still projects text and audio, once per generation; the other weights of its DiT are dropped.
+            dit_engine: ``.onnx`` or ``.engine`` file of the same model and weights that runs instead of PyTorch's DiT,
+                or a ``humo_rt.tensorrt.DitEngine``, which also says where an engine's weights are. PyTorch still
+                projects text and audio, once per generation; the other weights of its DiT are dropped.
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
                 the fastest that works here. `humo-rt doctor` lists them.
             precision: ``"exact"``, or ``"fp8"`` for the DiT's matrix products in float8 (e4m3), with which ``"auto"``
@@ -131,6 +134,10 @@ class Pipeline:
         config = configuration(path_or_preset, weights).dit
         _check_precision(precision, dit_engine, device, dtype, config)
         _attention(attention_backend, dit_engine, device, dtype, config.head_dim, precision)
+        if dit_engine is not None:
+            from humo_rt.tensorrt import require_openable
+
+            require_openable(dit_engine, config)
         if offload_encoders and device.type == "cpu":
             raise ValueError(
                 "offload_encoders=True keeps encoders off the GPU, but the model runs on the CPU: leave it out"
@@ -141,6 +148,7 @@ class Pipeline:
             device=device,
             dtype=dtype,
             encoder_device="cpu" if offload_encoders else None,
+            exported_dit=dit_engine is not None,
         )
         pipeline = cls(
             components,
@@ -361,11 +369,11 @@ class Pipeline:
     def _accept(self, request: GenerationRequest) -> GenerationRequest:
         """The request completed; RuntimeError when the estimate for its size exceeds the free memory."""
         request = request.validated(self.config)
-        if self.dit_engine is not None:
-            from humo_rt.tensorrt.graph_dit import require_one_speaker
-
-            require_one_speaker(len(request.audios))
         table = guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
+        if self.dit_engine is not None:
+            from humo_rt.tensorrt.acceptance import require_served
+
+            require_served(self.dit, request, table)
         branches = max(len(row.weights) for row in table.rows)
         needed = activation_bytes(
             self.config,
@@ -435,8 +443,15 @@ def _denoiser(dit: HumoDiT, device: torch.device, precision: str, cuda_graphs: b
     return dit if cuda_graphs is False else ReplayedDiT(dit, always=bool(cuda_graphs))
 
 
+def _open_engine(engine: str | Path | DitEngine, components: Components) -> GraphDiT:
+    from humo_rt.tensorrt import open_dit
+    from humo_rt.tensorrt.source import Source
+
+    return open_dit(engine, components.dit, loaded_from=Source.of(components))
+
+
 def _check_precision(
-    precision: str, engine: str | Path | None, device: torch.device, dtype: torch.dtype, config: DiTConfig
+    precision: str, engine: str | Path | DitEngine | None, device: torch.device, dtype: torch.dtype, config: DiTConfig
 ) -> None:
     check_precision(precision, device, dtype, config)
     if engine is not None and precision != EXACT:
@@ -445,7 +460,7 @@ def _check_precision(
 
 def _attention(
     requested: str,
-    engine: str | Path | None,
+    engine: str | Path | DitEngine | None,
     device: torch.device,
     dtype: torch.dtype,
     head_dim: int,

@@ -117,12 +117,29 @@ class GuidedModel:
         return total
 
     def branches(self, x_NCTHW: Tensor, timestep: int, names: Sequence[str]) -> Tensor:
-        """The velocities of the branches ``names`` along a first axis, float32 (len(names), N, C, T, H, W)."""
+        """The velocities of the branches ``names`` along a first axis, float32 (len(names), N, C, T, H, W).
+
+        They hold until the next call: a model may write each result over its last one, as engines do.
+        """
         if self._predicted is not None:
             self._predicted.begin_step(names)
-        found = [self._forward(x_NCTHW, timestep, group) for group in self._groups(names)]
-        velocities = found[0] if len(found) == 1 else torch.cat(found)
+        first, *others = self._groups(names)
+        velocities = self._forward(x_NCTHW, timestep, first)
+        if others:
+            velocities = self._completed(velocities, x_NCTHW, timestep, others)
         return velocities.unflatten(0, (len(names), -1))
+
+    def _completed(self, first: Tensor, x_NCTHW: Tensor, timestep: int, others: Sequence[tuple[str, ...]]) -> Tensor:
+        """``first`` and the velocities of the groups ``others``, each moved before the next forward writes over it."""
+        videos = self.conditions.num_videos
+        result = first.new_empty(len(first) + videos * sum(map(len, others)), *first.shape[1:])
+        result[: len(first)] = first
+        start = len(first)
+        for group in others:
+            end = start + videos * len(group)
+            result[start:end] = self._forward(x_NCTHW, timestep, group)
+            start = end
+        return result
 
     def _groups(self, names: Iterable[str]) -> list[tuple[str, ...]]:
         """The branches that share a forward."""

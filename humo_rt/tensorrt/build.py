@@ -12,11 +12,10 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from humo_rt.tensorrt.build_log import Messages, OnProgress
-from humo_rt.tensorrt.engine_file import SUFFIX, EngineHeader, file_name, write_engine
+from humo_rt.tensorrt.engine_file import SUFFIX, EngineHeader, file_name, replacing, write_engine
 from humo_rt.tensorrt.network import Graph, read_graph
 from humo_rt.tensorrt.plan import compile_plan
 from humo_rt.tensorrt.profiles import profiles_for
@@ -56,16 +55,16 @@ class BuildSettings:
             raise ValueError("separate weights are not the engine's to stream: leave out --weight-streaming")
 
     def command(self, onnx: Path, output: Path) -> tuple[str, ...]:
-        """The command that builds the same engine."""
+        """The command that builds the same engine, from any folder."""
         numbers = {"--num-frames": self.num_frames, "--branches": self.branches, "--references": self.references}
-        words = ["humo-rt", "build-engine", str(onnx), "--target", self.target]
+        words = ["humo-rt", "build-engine", str(onnx.resolve()), "--target", self.target]
         for width, height in self.sizes:
             words += ["--size", f"{width}x{height}"]
         for option, number in numbers.items():
             words += [] if number is None else [option, str(number)]
         words += [] if self.weights == EMBEDDED else ["--engine-weights", self.weights]
         words += ["--weight-streaming"] if self.weight_streaming else []
-        return (*words, "--output", str(output))
+        return (*words, "--output", str(output.resolve()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +92,7 @@ def build_engine(
     while TensorRT stops at its next step; nothing is written then.
 
     ``ValueError`` for a setting or a file that cannot be right; ``RuntimeError`` when TensorRT is missing, refuses the
-    network or fails, and when the disk is full.
+    network or fails, and when the disk is full; a timing cache that cannot be written costs the engine nothing.
     """
     begin = time.perf_counter()
     target = find_target(settings.target)
@@ -102,6 +101,8 @@ def build_engine(
     graph = read_graph(Path(onnx))
     header = _planned_header(settings, graph, target, tensorrt)
     path = Path(output) if output is not None else Path(file_name(header))
+    if settings.timing_cache is not None:
+        _require_place(settings.timing_cache, "timing cache")
     holds_weights = settings.weights in (EMBEDDED, REFITTABLE)
     _require_writable(path, _KERNEL_BYTES + (graph.nbytes if holds_weights else 0))
     messages = Messages()
@@ -118,9 +119,12 @@ def build_engine(
     )
     command = settings.command(graph.path, path)
     header = dataclasses.replace(header, weight_bindings=plan.weight_bindings, command=command)
+    header = write_engine(path, header, plan.data)
+    if settings.timing_cache is not None:
+        _keep_timings(settings.timing_cache, plan.timings, path)
     return BuildReport(
         path=path,
-        header=write_engine(path, header, plan.data),
+        header=header,
         seconds=time.perf_counter() - begin,
         notes=plan.notes,
         warnings=tuple(messages.warnings),
@@ -128,17 +132,26 @@ def build_engine(
     )
 
 
+def _keep_timings(cache: Path, timings: bytes, engine: Path) -> None:
+    """After the engine, which took the minutes."""
+    try:
+        with replacing(cache) as file:
+            file.write(timings)
+    except RuntimeError as error:
+        raise RuntimeError(f"{engine} is complete, but not its timing cache: {error}") from error
+
+
 def _planned_header(settings: BuildSettings, graph: Graph, target: Target, tensorrt: TensorRT) -> EngineHeader:
     """What is known before compiling: all but the bindings of separate weights and the command."""
     asked = {name: getattr(settings, name) for name in ("sizes", "num_frames", "branches", "references")}
     return EngineHeader(
         spec=graph.spec,
+        origin=graph.origin,
         profiles=profiles_for(graph.spec.config, **asked),
         target=settings.target,
         capability=target.capability,
         package=tensorrt.package,
         package_version=tensorrt.version,
-        project_version=version("humo-rt"),
         opset=graph.opset,
         weights=settings.weights,
         weight_streaming=settings.weight_streaming,
@@ -160,16 +173,21 @@ def _require_possible(settings: BuildSettings, tensorrt: TensorRT) -> None:
 
 
 def _require_writable(path: Path, needed: int) -> None:
-    folder = path.parent
     if path.suffix != SUFFIX:
         raise ValueError(f"output {str(path)!r} has suffix {path.suffix!r}: use {SUFFIX}")
-    if not folder.is_dir() or path.is_dir():
-        raise ValueError(f"output {str(path)!r} cannot be written there: name a file in a folder that exists")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"output folder {str(folder)!r} is not writable: choose another one")
+    _require_place(path, "output")
+    folder = path.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise RuntimeError(
             f"the engine needs about {needed / _GIB:.1f} GiB in {str(folder)!r}, {free / _GIB:.1f} GiB is free: "
             "free space, or choose another folder"
         )
+
+
+def _require_place(path: Path, what: str) -> None:
+    folder = path.parent
+    if not folder.is_dir() or path.is_dir():
+        raise ValueError(f"{what} {str(path)!r} cannot be written there: name a file in a folder that exists")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{what} folder {str(folder)!r} is not writable: choose another one")

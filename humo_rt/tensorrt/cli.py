@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from humo_rt.cli_options import PresetName, Traceback, Weights, model_source
+from humo_rt.cli_options import EngineOnnx, PresetName, Traceback, Weights, model_source
 from humo_rt.terminal import errors_in_one_line
 
 
@@ -43,6 +43,7 @@ def verify_engine(
     file: Annotated[Path, typer.Argument(help="An .engine, or the .onnx it was built from.")],
     preset: PresetName = None,
     weights: Weights = None,
+    engine_onnx: EngineOnnx = None,
     traceback: Traceback = False,
 ) -> None:
     """Run an engine or ONNX file and PyTorch on the same inputs; print errors and speed, exit 1 if they disagree.
@@ -54,7 +55,7 @@ def verify_engine(
         from humo_rt.tensorrt.source import Source
 
         model, found = model_source(preset, weights)
-        run_verify(file, Source(model=model, weights=found) if preset or weights else None)
+        run_verify(file, Source(model=model, weights=found) if preset or weights else None, onnx=engine_onnx)
 
 
 def build_engine(

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import typer
 
-from humo_rt.tensorrt import fp8, open_dit
+from humo_rt.tensorrt import DitEngine, fp8, open_dit
 from humo_rt.tensorrt.build import BuildSettings, build_engine
 from humo_rt.tensorrt.build_progress import build_bar
 from humo_rt.tensorrt.engine import Engine
@@ -58,11 +58,14 @@ def run_export(source: Source, output: Path, *, precision: str, **parts: bool) -
     )
 
 
-def run_verify(path: Path, source: Source | None) -> None:
-    """Compare ``path`` with PyTorch at every size, then time both; exit code 1 when they disagree."""
-    plan = plan_of(path, source)
+def run_verify(path: Path, source: Source | None, *, onnx: Path | None = None) -> None:
+    """Compare ``path`` with PyTorch at every size, then time both; exit code 1 when they disagree.
+
+    ``onnx``: the weights of an engine, as in ``plan_of``.
+    """
+    plan = plan_of(path, source, onnx=onnx)
     dit = load_dit(plan.source, dtype=plan.spec.dtype, device=plan.device)
-    graph = open_dit(path, dit)
+    graph = open_dit(DitEngine(path, onnx=onnx), dit, loaded_from=plan.source)
     # Before the comparison, which puts the DiT into fp8 when the engine is.
     speed = measure(graph, dit, plan.sizes[-1])
     scales = fp8_scales_of(plan.source) if plan.spec.fp8 else None

@@ -6,6 +6,7 @@ Running one needs the card it was built for: an RTX card with ``tensorrt-rtx``, 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,8 @@ from torch import Tensor
 from humo_rt.model.dit import HumoDiT
 from humo_rt.tensorrt import bindings
 from humo_rt.tensorrt.bindings import Size
-from humo_rt.tensorrt.engine_file import EngineHeader, read_header, require_usable
-from humo_rt.tensorrt.graph_dit import GraphDiT
+from humo_rt.tensorrt.engine_file import EngineHeader, read_header
+from humo_rt.tensorrt.graph_dit import GraphDiT, require_same_model
 from humo_rt.tensorrt.kernel_cache import SUFFIX, KernelCache
 from humo_rt.tensorrt.loading import (
     LoadedPlan,
@@ -25,13 +26,15 @@ from humo_rt.tensorrt.loading import (
     execution_context,
     load_plan,
     require_bindings,
-    require_gpu,
+    require_runnable,
 )
+from humo_rt.tensorrt.network import Graph
 from humo_rt.tensorrt.profiles import choose_profile
-from humo_rt.tensorrt.refit import copy_weights, refit, require_fitting
+from humo_rt.tensorrt.refit import copy_weights, refit, require_fitting, weights_file
 from humo_rt.tensorrt.scratch import ScratchMemory
-from humo_rt.tensorrt.targets import load_tensorrt
-from humo_rt.tensorrt.weights import SEPARATE, STRIPPED
+from humo_rt.tensorrt.source import Source, require_same_weights
+from humo_rt.tensorrt.targets import TensorRT
+from humo_rt.tensorrt.weights import SEPARATE
 
 
 class Engine(GraphDiT):
@@ -55,6 +58,7 @@ class Engine(GraphDiT):
         """``scratch``: memory shared with other engines; ``source`` names the file in errors."""
         super().__init__(dit, header.spec, source)
         self.header = header
+        self.profiles = header.profiles
         self._loaded = loaded
         self._device = device
         self._kernels = kernels
@@ -79,26 +83,33 @@ class Engine(GraphDiT):
         path: str | Path,
         dit: HumoDiT,
         *,
-        weights: str | Path | None = None,
+        loaded_from: Source | None = None,
+        onnx: str | Path | None = None,
         weight_budget: int | None = None,
         scratch: ScratchMemory | None = None,
     ) -> Engine:
         """Load an engine file onto the current GPU.
 
         Args:
-            dit: projects text and audio, once per generation.
-            weights: ONNX file for an engine with stripped or separate weights; default: the one it was built from.
+            dit: projects text and audio, once per generation. Its weights are those the engine was exported from.
+            loaded_from: where the weights of ``dit`` came from, for errors.
+            onnx: file whose weights the engine takes, which then was not built with embedded ones; default: its own, or
+                if it has none, those of the file it was built from, beside the engine or where that was.
             weight_budget: bytes of weights to keep on the GPU, for an engine built for weight streaming; default:
                 TensorRT decides.
 
         Raises:
-            ValueError: no engine, truncated, built for another model, card or version; says how to rebuild it.
+            ValueError: no engine, truncated, built for another model, card or version, from other weights than those
+                of ``dit``, or in need of weights that are not there; says how to rebuild it.
             RuntimeError: TensorRT or the GPU is missing, or TensorRT fails.
         """
         path = Path(path)
-        header = read_header(path)
-        tensorrt = load_tensorrt(header.package)
-        require_usable(header, str(path), package_version=tensorrt.version, capability=require_gpu(header, path))
+        header, tensorrt, weights = require_loadable(path, onnx=onnx, weight_budget=weight_budget)
+        require_same_model(dit.config, header.spec.config, str(path))
+        if weights is None:
+            then = f", and build the engine again with {header.rebuild}"
+            made = {"file": path, "loaded": loaded_from, "onnx": Path(header.onnx), "then": then}
+            require_same_weights(header.origin, header.spec, dit, **made)
         loaded = load_plan(path, header, tensorrt)
         if header.weight_streaming:
             automatic = loaded.engine.get_weight_streaming_automatic_budget()
@@ -106,21 +117,27 @@ class Engine(GraphDiT):
         device = current_device()
         kernels = KernelCache(path.with_suffix(SUFFIX))
         result = cls(dit, header, loaded, source=str(path), device=device, kernels=kernels, scratch=scratch)
-        if weights is not None or header.weights in (STRIPPED, SEPARATE):
-            result.refit(weights if weights is not None else header.onnx)
+        if weights is not None:
+            result.refit(weights.path, loaded_from=loaded_from)
         return result
 
-    def refit(self, onnx: str | Path) -> None:
+    def refit(self, onnx: str | Path, *, loaded_from: Source | None = None) -> None:
         """Take the weights of another export of the same model; CUDA graphs captured before stay usable.
 
-        ``ValueError`` for a file of another model and for an engine that holds its weights for good.
+        ``header`` names these weights from then on; the file does not change.
+
+        ``ValueError`` for a file of another model, or of other weights than the DiT that projects text and audio has
+        (``loaded_from`` names them in the error), and for an engine that holds its weights for good.
         """
         onnx = Path(onnx)
-        require_fitting(self.header, onnx, self.source)
+        graph = require_fitting(self.header, onnx, self.source)
+        made = {"file": onnx, "loaded": loaded_from, "onnx": onnx}
+        require_same_weights(graph.origin, self.spec, self._dit, **made)
         if self.header.weights == SEPARATE:
             copy_weights(self._weights, self.header, onnx)
         else:
             refit(self._loaded.engine, self._loaded.tensorrt, self._loaded.logger, onnx)
+        self.header = dataclasses.replace(self.header, origin=graph.origin)
 
     def prepare(self, size: Size) -> None:
         """Choose the profile, set shapes and allocate outputs for calls of ``size``; ``run`` does it when needed.
@@ -129,7 +146,7 @@ class Engine(GraphDiT):
         """
         if self._own_stream is not None and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(f"{self.source} is not prepared for {size}: call it once before capturing a CUDA graph")
-        profile = choose_profile(self.header.profiles, size, self.source)
+        profile = choose_profile(self.profiles, size, self.source)
         with self._stream() as stream:
             if profile != self._profile:
                 self._must(self._context.set_optimization_profile_async(profile, stream), f"take profile {profile}")
@@ -199,3 +216,23 @@ class Engine(GraphDiT):
         if not accepted:
             reasons = "; ".join(self._loaded.messages.errors) or "it gave no reason"
             raise RuntimeError(f"{self.header.package} refused to {what} with {self.source}: {reasons}")
+
+
+def require_loadable(
+    path: Path, *, onnx: str | Path | None = None, weight_budget: int | None = None
+) -> tuple[EngineHeader, TensorRT, Graph | None]:
+    """What an engine is, what runs it here, and the ONNX file it takes weights from, if it does; reads no weight.
+
+    Errors are those of ``Engine.load`` that do not need the DiT.
+    """
+    header = read_header(path)
+    tensorrt = require_runnable(header, path)
+    if weight_budget is not None and not header.weight_streaming:
+        raise ValueError(
+            f"weight budget {weight_budget} is for an engine that streams its weights, which {path} does not: leave it "
+            "out, or build the engine with --weight-streaming"
+        )
+    if weight_budget is not None and weight_budget < 0:
+        raise ValueError(f"weight budget {weight_budget} is below 0: give bytes, 0 keeps no weights on the GPU")
+    weights = weights_file(header, path, onnx)
+    return header, tensorrt, None if weights is None else require_fitting(header, weights, str(path))

@@ -3,7 +3,8 @@
 TensorRT refuses a plan of another version or card with an internal error, or loads half a file. The header says which
 engine this is before a byte of the plan is read, and holds the command that builds it again. Imports no TensorRT.
 
-Layout: 8 bytes magic, 8 bytes length of the header, the header, zeros up to a multiple of 4096, the plan.
+Layout: 8 bytes magic, 8 bytes length of the header, 4 bytes CRC-32 of the header, the header, zeros up to a multiple of
+4096, the plan.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import mmap
 import os
 import shlex
 import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,16 +26,17 @@ from typing import BinaryIO
 
 from humo_rt.config import SPATIAL_STRIDE
 from humo_rt.tensorrt.profiles import Profile, model_of
+from humo_rt.tensorrt.source import Origin
 from humo_rt.tensorrt.spec import GraphSpec
-from humo_rt.tensorrt.targets import Target, dotted
+from humo_rt.tensorrt.targets import CURRENT, Target, dotted
 
 SUFFIX = ".engine"
 
 _MAGIC = b"HUMO-TRT"
 # Raised whenever a header written before could no longer be read.
-_FORMAT = 1
+_FORMAT = 2
 _ALIGNMENT = 4096
-_FIXED = struct.Struct("<8sQ")
+_FIXED = struct.Struct("<8sQI")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +52,18 @@ class WeightBinding:
 class EngineHeader:
     """Everything that decides whether an engine can be used.
 
-    ``weights``: one of ``humo_rt.tensorrt.weights.WEIGHTS``. ``onnx``: the file it was built from, ``onnx_sha256`` over
-    that file and its weights. ``command``: builds the same engine again. ``plan_bytes``: length of the plan.
+    ``origin``: the weights it was exported from. ``weights``: where they are, see ``humo_rt.tensorrt.weights.WEIGHTS``.
+    ``onnx``: the file it was built from, ``onnx_sha256`` over that file and its weights. ``command``: builds the same
+    engine again. ``plan_bytes``: length of the plan.
     """
 
     spec: GraphSpec
+    origin: Origin
     profiles: tuple[Profile, ...]
     target: str
     capability: tuple[int, int]
     package: str
     package_version: str
-    project_version: str
     opset: int
     weights: str
     weight_bindings: tuple[WeightBinding, ...] = ()
@@ -74,12 +78,18 @@ class EngineHeader:
         """The command as a user types it."""
         return shlex.join(self.command)
 
+    @property
+    def card(self) -> Target:
+        """What it runs on."""
+        return Target(name=self.target, capability=self.capability, package=self.package)
+
     def to_json(self) -> str:
-        fields = dataclasses.asdict(self)
-        return json.dumps(fields | {"spec": self.spec.to_json(), "format": _FORMAT}, sort_keys=True)
+        own = {"spec": self.spec.to_json(), "origin": self.origin.to_json(), "format": _FORMAT}
+        return json.dumps(dataclasses.asdict(self) | own, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> EngineHeader:
+        """What ``to_json`` wrote; ``ValueError`` when another version did."""
         fields = json.loads(text)
         if fields.pop("format") != _FORMAT:
             raise ValueError(
@@ -88,6 +98,7 @@ class EngineHeader:
         bindings = (binding | {"shape": tuple(binding["shape"])} for binding in fields.pop("weight_bindings"))
         return cls(
             spec=GraphSpec.from_json(fields.pop("spec"), source),
+            origin=Origin.from_json(fields.pop("origin")),
             profiles=tuple(Profile.from_dict(profile) for profile in fields.pop("profiles")),
             capability=tuple(fields.pop("capability")),
             command=tuple(fields.pop("command")),
@@ -97,18 +108,20 @@ class EngineHeader:
 
 
 def file_name(header: EngineHeader) -> str:
-    """Model, precision, largest sizes, target, package and a digest of the rest, so that no engine hides another."""
+    """Model, precision, largest sizes, card, package and a digest of the rest, so that no engine hides another."""
     model = model_of(header.spec.config)
     sizes = [profile.largest for profile in header.profiles]
-    identity = header.spec.to_json() + header.onnx_sha256 + header.weights + str(header.profiles)
+    same = ("command", "onnx", "plan_bytes", "weight_bindings")  # where it lies, and what follows from the rest
+    identity = {key: value for key, value in json.loads(header.to_json()).items() if key not in same}
+    card = "sm{}{}".format(*header.capability) if header.target == CURRENT else header.target
     parts = [
         model.name if model else "custom",
         header.spec.precision,
         *(f"{size.width * SPATIAL_STRIDE}x{size.height * SPATIAL_STRIDE}" for size in sizes),
         f"{sizes[0].frames}f{sizes[0].branches}b",
-        header.target,
+        card,
         f"{header.package}-{header.package_version}",
-        hashlib.sha256(identity.encode()).hexdigest()[:8],
+        hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8],
     ]
     return "_".join(parts) + SUFFIX
 
@@ -122,7 +135,7 @@ def write_engine(path: Path, header: EngineHeader, plan: bytes | memoryview) -> 
     text = header.to_json().encode()
     with replacing(path) as file:
         start = _FIXED.size + len(text)
-        file.write(_FIXED.pack(_MAGIC, len(text)) + text + bytes(-start % _ALIGNMENT))
+        file.write(_FIXED.pack(_MAGIC, len(text), zlib.crc32(text)) + text + bytes(-start % _ALIGNMENT))
         file.write(plan)
     return header
 
@@ -162,9 +175,8 @@ def require_usable(
             f"rebuild it with {header.rebuild}"
         )
     if capability is not None and tuple(capability) != header.capability:
-        built_for = Target(name=header.target, capability=header.capability, package=header.package)
         raise ValueError(
-            f"{source} was built for {built_for}, but this GPU has {dotted(capability)}: "
+            f"{source} was built for {header.card}, but this GPU has {dotted(capability)}: "
             f"rebuild it with {with_target(header.command, 'current')}"
         )
 
@@ -210,10 +222,13 @@ def _read_header(file: BinaryIO, path: Path) -> tuple[EngineHeader, int]:
         raise ValueError(
             f"{path} is no engine of humo-rt: build one with humo-rt build-engine dit.onnx --target ... -o {path}"
         )
-    length = _FIXED.unpack(fixed)[1] if len(fixed) == _FIXED.size else size
+    _, length, checksum = _FIXED.unpack(fixed) if len(fixed) == _FIXED.size else (_MAGIC, size, 0)
     if size < _FIXED.size + length:
         raise ValueError(f"{path} ends within its header: build it again with humo-rt build-engine, or copy it again")
-    header = EngineHeader.from_json(file.read(length).decode(), str(path))
+    text = file.read(length)
+    if zlib.crc32(text) != checksum:
+        raise ValueError(f"the header of {path} is damaged: copy it again, or build it again with humo-rt build-engine")
+    header = EngineHeader.from_json(text.decode(), str(path))
     start = -(-(_FIXED.size + length) // _ALIGNMENT) * _ALIGNMENT
     if size != start + header.plan_bytes:
         raise ValueError(

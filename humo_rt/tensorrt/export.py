@@ -22,10 +22,11 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.tensorrt.audio_node import audio_attention_nodes
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.exportable import ExportableDiT
+from humo_rt.tensorrt.fingerprint import Fingerprint
 from humo_rt.tensorrt.fp8 import is_quantized
 from humo_rt.tensorrt.onnx_file import EMBEDDED_BYTES, Progress, write_onnx
 from humo_rt.tensorrt.packages import require
-from humo_rt.tensorrt.source import SOURCE_KEY, Source
+from humo_rt.tensorrt.source import ORIGIN_KEY, Origin, Source
 from humo_rt.tensorrt.spec import METADATA_KEY, OPSET, GraphSpec
 
 if TYPE_CHECKING:
@@ -99,8 +100,7 @@ def export_onnx(
         traced = trace(ExportableDiT(dit, mask_predictor=mask_predictor), spec, dit.patch_embedding.weight.device)
         report("translating", 1, 3)
         model = _translate(traced, spec)
-        if source is not None:
-            model.metadata_props[SOURCE_KEY] = source.to_json()
+        model.metadata_props[ORIGIN_KEY] = Origin(source=source, fingerprint=Fingerprint.of(dit)).to_json()
         report("simplifying", 2, 3)
         simplify(model, fuse=True)
     nodes = dict(Counter(node.op_type for node in model.graph).most_common())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from humo_rt.kernels import registry
 from humo_rt.model.dit import HumoDiT
+from humo_rt.tensorrt.fingerprint import sample
 
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = torch.finfo(E4M3).max
@@ -57,6 +58,7 @@ class QuantizedLinear(nn.Module):
         scale_N = scale.to(wide_NK).reshape(-1)
         codes_NK = (wide_NK / scale_N[:, None]).clamp(-E4M3_MAX, E4M3_MAX).to(E4M3)
         self.dtype = linear.weight.dtype
+        self.weight_sample = sample(linear.weight)  # whose weight this was is told by values that were not rounded
         self.register_buffer("weight_e4m3", codes_NK.t().contiguous())
         self.register_buffer("weight_scale", scale_N)
         self.bias = linear.bias

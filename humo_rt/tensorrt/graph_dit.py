@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.model.embeddings import rope_table, timestep_sinusoid
 from humo_rt.tensorrt import bindings
 from humo_rt.tensorrt.bindings import Size
+from humo_rt.tensorrt.profiles import Profile, choose_profile
 from humo_rt.tensorrt.spec import GraphSpec
 
 
@@ -51,14 +52,19 @@ def require_one_speaker(speakers: int) -> None:
 
 
 class GraphDiT(ABC):
-    """Base of the sessions and engines, with all that the sampler needs beside a call."""
+    """Base of the sessions and engines, with all that the sampler needs beside a call.
+
+    ``profiles``: the sizes it takes; of every size when there are none.
+    """
+
+    profiles: Sequence[Profile] = ()
 
     def __init__(self, dit: HumoDiT, spec: GraphSpec, source: str) -> None:
         """``dit`` projects the context; of its weights no others are used. ``source`` names the file in errors.
 
         ``ValueError`` if the graph was exported from another model than ``dit``.
         """
-        _require_same_model(dit.config, spec.config, source)
+        require_same_model(dit.config, spec.config, source)
         self.config = spec.config
         self.spec = spec
         self.source = source
@@ -67,6 +73,18 @@ class GraphDiT(ABC):
     @abstractmethod
     def run(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Outputs by name. ``inputs``: contiguous, of the graph's dtypes and shapes, all on one device."""
+
+    def require_sizes(self, sizes: Iterable[Size]) -> None:
+        """``ValueError`` with the options that build an engine for the first size that no profile covers."""
+        for size in sizes if self.profiles else ():
+            choose_profile(self.profiles, size, self.source)
+
+    def require_parts(self, *, face_mask: bool, return_face_mask: bool) -> None:
+        """``ValueError`` if the graph was exported without what is asked for."""
+        if face_mask and not self.spec.face_mask:
+            raise ValueError(f"{self.source} takes no face mask: export it with --face-mask")
+        if return_face_mask and not self.spec.mask_predictor:
+            raise ValueError(f"{self.source} predicts no face mask: export it with --mask-predictor")
 
     def place_faces(self, face_mask: Tensor) -> Tensor:
         """A graph takes the mask itself: its shapes do not depend on what is in the mask."""
@@ -98,6 +116,7 @@ class GraphDiT(ABC):
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """As ``HumoDiT.forward`` with a context. ``ValueError`` for what the graph was not exported with."""
+        self.require_parts(face_mask=face_mask is not None, return_face_mask=return_face_mask)
         if rows is not None:  # a graph has an input for every branch
             x_BCTHW, timestep_B = x_BCTHW.index_select(0, rows), timestep_B.index_select(0, rows)
             condition = None if condition is None else condition.index_select(0, rows)
@@ -114,10 +133,6 @@ class GraphDiT(ABC):
             # A mask of ones changes nothing, so one graph serves both cases.
             everywhere = torch.ones(size.branches, *x_BCTHW.shape[2:], device=x_BCTHW.device)
             inputs[bindings.FACE_MASK] = everywhere if face_mask is None else face_mask
-        elif face_mask is not None:
-            raise ValueError(f"{self.source} takes no face mask: export it with --face-mask")
-        if return_face_mask and not self.spec.mask_predictor:
-            raise ValueError(f"{self.source} predicts no face mask: export it with --mask-predictor")
         outputs = self.run(self._conforming(inputs, size))
         velocity = outputs[bindings.VELOCITY]
         return (velocity, outputs[bindings.FACE_MASK_LOGITS]) if return_face_mask else velocity
@@ -157,7 +172,8 @@ def keep_context_projections(dit: HumoDiT) -> HumoDiT:
     return dit
 
 
-def _require_same_model(loaded: DiTConfig, exported: DiTConfig, source: str) -> None:
+def require_same_model(loaded: DiTConfig, exported: DiTConfig, source: str) -> None:
+    """``ValueError`` with every difference between the configurations, a mask predictor aside."""
     differing = [
         f"{field.name} {getattr(exported, field.name)} instead of {getattr(loaded, field.name)}"
         for field in dataclasses.fields(DiTConfig)

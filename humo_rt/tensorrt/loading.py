@@ -13,10 +13,10 @@ import torch
 
 from humo_rt.tensorrt import plugin
 from humo_rt.tensorrt.build_log import Messages, collecting_logger
-from humo_rt.tensorrt.engine_file import EngineHeader, mapped_plan
+from humo_rt.tensorrt.engine_file import EngineHeader, mapped_plan, require_usable
 from humo_rt.tensorrt.kernel_cache import KernelCache
 from humo_rt.tensorrt.network import torch_dtype
-from humo_rt.tensorrt.targets import TensorRT, current_capability
+from humo_rt.tensorrt.targets import TensorRT, current_capability, load_tensorrt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,20 @@ def load_plan(path: Path, header: EngineHeader, tensorrt: TensorRT) -> LoadedPla
     return LoadedPlan(engine=engine, runtime=runtime, logger=logger, messages=messages, tensorrt=tensorrt)
 
 
-def require_gpu(header: EngineHeader, path: Path) -> tuple[int, int]:
-    """Compute capability of the current GPU; ``RuntimeError`` without one."""
+def require_runnable(header: EngineHeader, path: Path) -> TensorRT:
+    """The TensorRT that runs the engine on this machine, known before a byte of the plan or of any weight is read.
+
+    ``RuntimeError`` if it, or a GPU, is missing; ``ValueError`` if it is another version, or the GPU another card.
+    """
     capability = current_capability()
     if capability is None:
-        raise RuntimeError(f"{path} runs on a {header.target} only, and this machine has no GPU that torch can use")
-    return capability
+        raise RuntimeError(
+            f"{path} runs on {header.card} only, and torch finds no GPU here: copy it to a machine with that card, and "
+            f"check it there with humo-rt verify-engine {path.name}"
+        )
+    tensorrt = load_tensorrt(header.package)
+    require_usable(header, str(path), package_version=tensorrt.version, capability=capability)
+    return tensorrt
 
 
 def current_device() -> torch.device:

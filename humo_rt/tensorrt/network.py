@@ -16,6 +16,7 @@ from humo_rt.tensorrt import plugin
 from humo_rt.tensorrt.audio_node import DOMAIN
 from humo_rt.tensorrt.bindings import Binding
 from humo_rt.tensorrt.engine_file import WeightBinding
+from humo_rt.tensorrt.source import ORIGIN_KEY, Origin
 from humo_rt.tensorrt.spec import METADATA_KEY, OPSET, GraphSpec
 from humo_rt.tensorrt.targets import TensorRT
 from humo_rt.tensorrt.weights import SEPARATE, require_external_files, separate_weights, weight_bytes
@@ -35,6 +36,7 @@ class Graph:
     path: Path
     model: onnx.ModelProto
     spec: GraphSpec
+    origin: Origin
     opset: int
     nbytes: int
 
@@ -57,10 +59,13 @@ def read_graph(path: Path) -> Graph:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path} was not exported by humo-rt: write one with humo-rt export")
+    if ORIGIN_KEY not in metadata:
+        raise ValueError(f"{path} was exported by another version of humo-rt: export it again")
     spec = GraphSpec.from_json(metadata[METADATA_KEY], str(path))
+    origin = Origin.from_json(metadata[ORIGIN_KEY])
     opset = _known_opset(model, spec, path)
     require_external_files(model, path)
-    return Graph(path=path, model=model, spec=spec, opset=opset, nbytes=weight_bytes(model))
+    return Graph(path=path, model=model, spec=spec, origin=origin, opset=opset, nbytes=weight_bytes(model))
 
 
 def _known_opset(model: onnx.ModelProto, spec: GraphSpec, path: Path) -> int:

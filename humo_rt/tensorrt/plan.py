@@ -1,6 +1,6 @@
 """The part of a build that takes minutes: TensorRT compiles a parsed network into a plan, in a thread of its own.
 
-Knows TensorRT's builder; nothing of files other than the timing cache.
+Knows TensorRT's builder; writes no file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from threading import Event, Thread
 from typing import Any
 
 from humo_rt.tensorrt.build_log import Messages, OnProgress, collecting_logger, progress_monitor
-from humo_rt.tensorrt.engine_file import WeightBinding, replacing
+from humo_rt.tensorrt.engine_file import WeightBinding
 from humo_rt.tensorrt.network import Graph, parse
 from humo_rt.tensorrt.profiles import Profile
 from humo_rt.tensorrt.targets import Target, TensorRT
@@ -23,9 +23,10 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """TensorRT's serialised engine. ``data`` is a buffer that TensorRT owns."""
+    """TensorRT's serialised engine and the kernel timings it was made with. ``data`` is a buffer that TensorRT owns."""
 
     data: memoryview
+    timings: bytes
     weight_bindings: tuple[WeightBinding, ...]
     notes: tuple[str, ...]
 
@@ -61,10 +62,12 @@ def compile_plan(
     if data is None:
         reasons = "; ".join(messages.errors) or "it gave no reason"
         raise RuntimeError(f"{tensorrt.package} {tensorrt.version} could not build the engine: {reasons}")
-    if timing_cache is not None:
-        with replacing(timing_cache) as file:
-            file.write(config.get_timing_cache().serialize())
-    return Plan(data=memoryview(data).cast("B"), weight_bindings=network.weight_bindings, notes=network.notes)
+    return Plan(
+        data=memoryview(data).cast("B"),
+        timings=b"" if timing_cache is None else bytes(config.get_timing_cache().serialize()),
+        weight_bindings=network.weight_bindings,
+        notes=network.notes,
+    )
 
 
 def _set_flags(config: Any, trt: Any, weights: str, weight_streaming: bool) -> None:

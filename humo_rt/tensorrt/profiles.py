@@ -81,15 +81,16 @@ def profiles_for(
     ``ValueError`` for sizes the model cannot have, and for a model that is no preset when something is not given.
     """
     model = model_of(config)
-    if model is None and not (sizes and num_frames and branches):
+    if model is None and not (sizes and num_frames is not None and branches is not None):
         raise ValueError("this model is no preset, so its sizes are unknown: pass --size, --num-frames and --branches")
     if model is not None:
         sizes = sizes or [(model.width, model.height)]
-        num_frames = num_frames or model.num_frames
-        branches = branches or max(len(row.weights) for row in guidance_table(model, CONDITIONS).rows)
+        num_frames = model.num_frames if num_frames is None else num_frames
+        if branches is None:
+            branches = max(len(row.weights) for row in guidance_table(model, CONDITIONS).rows)
     references = MAX_REFERENCES if references is None else references
     if num_frames < 1 or num_frames % TEMPORAL_STRIDE != 1:
-        raise ValueError(f"num_frames {num_frames} is not 4n+1: try {num_frames // 4 * 4 + 1}")
+        raise ValueError(f"num_frames {num_frames} is not 4n+1: try {max(0, num_frames) // 4 * 4 + 1}")
     if branches < 1 or references < 1:
         raise ValueError(f"{branches} branches and {references} references: give at least one of each")
     return tuple(_profile(config, *size, num_frames, branches, references) for size in sizes)
@@ -110,12 +111,18 @@ def choose_profile(profiles: Sequence[Profile], size: Size, source: str) -> int:
 
 
 def options_for(profiles: Sequence[Profile], size: Size) -> str:
-    """Options of ``humo-rt build-engine`` whose profile covers ``size`` and the branches and frames there were."""
-    branches = max(size.branches, *(profile.largest.branches for profile in profiles))
+    """Options of ``humo-rt build-engine`` whose profiles cover ``size`` and everything that ``profiles`` do."""
+    largest = [profile.largest for profile in profiles]
+    wanted = dict.fromkeys((each.width, each.height) for each in (*largest, size))
+    branches = max(each.branches for each in (*largest, size))
+    # A typical size has one reference; whatever a profile takes beyond it are more of them.
+    references = max(profile.largest.frames - profile.typical.frames + 1 for profile in profiles)
     frames = max(size.frames, *(profile.typical.frames for profile in profiles))
-    num_frames = (frames - MIN_FRAMES) * TEMPORAL_STRIDE + 1
-    pixels = f"{size.width * SPATIAL_STRIDE}x{size.height * SPATIAL_STRIDE}"
-    return f"--size {pixels} --num-frames {num_frames} --branches {branches}"
+    options = [f"--size {width * SPATIAL_STRIDE}x{height * SPATIAL_STRIDE}" for width, height in wanted]
+    options.append(f"--num-frames {(frames - MIN_FRAMES) * TEMPORAL_STRIDE + 1} --branches {branches}")
+    if references != MAX_REFERENCES:
+        options.append(f"--references {references}")
+    return " ".join(options)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -13,20 +13,43 @@ from typing import Any
 from torch import Tensor
 
 from humo_rt.tensorrt.engine_file import EngineHeader
-from humo_rt.tensorrt.network import read_graph
+from humo_rt.tensorrt.network import Graph, read_graph
 from humo_rt.tensorrt.targets import TensorRT
-from humo_rt.tensorrt.weights import EMBEDDED, SEPARATE, read_weights
+from humo_rt.tensorrt.weights import EMBEDDED, SEPARATE, STRIPPED, read_weights
 
 
-def require_fitting(header: EngineHeader, onnx: Path, source: str) -> None:
-    """``ValueError`` unless ``onnx`` holds weights that the engine ``source`` can take."""
+def weights_file(header: EngineHeader, engine: Path, given: str | Path | None) -> Path | None:
+    """The ONNX file an engine takes its weights from; None if it runs with those it has.
+
+    ``given`` comes first, then the file the engine was built from, beside the engine or where it was. ``ValueError`` if
+    the engine has no weights and no such file is there.
+    """
+    if given is not None:
+        return Path(given)
+    if header.weights not in (STRIPPED, SEPARATE):
+        return None
+    known = Path(header.onnx)
+    places = (engine.with_name(known.name), known)
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise ValueError(
+            f"{engine} was built with {header.weights} weights, so it has none, and the ONNX file it was built from is "
+            f"neither {places[0]} nor {places[1]}: put it beside the engine, with the .data file it may have, or name "
+            "an export of the same model with --engine-onnx"
+        )
+    return found
+
+
+def require_fitting(header: EngineHeader, onnx: Path, source: str) -> Graph:
+    """What ``onnx`` is; ``ValueError`` unless it holds weights that the engine ``source`` can take."""
     if header.weights == EMBEDDED:
         raise ValueError(
             f"{source} holds its weights for good: build it with --engine-weights {SEPARATE} to replace them"
         )
-    spec = read_graph(onnx).spec
-    if spec != header.spec:
+    graph = read_graph(onnx)
+    if graph.spec != header.spec:
         raise ValueError(f"{onnx} is another model or precision than {source}: export the same one")
+    return graph
 
 
 def copy_weights(destination: Mapping[str, Tensor], header: EngineHeader, onnx: Path) -> None:

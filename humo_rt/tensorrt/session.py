@@ -17,9 +17,10 @@ from torch import Tensor
 from humo_rt.model.dit import HumoDiT
 from humo_rt.tensorrt import bindings
 from humo_rt.tensorrt.bindings import Size
-from humo_rt.tensorrt.graph_dit import GraphDiT
+from humo_rt.tensorrt.graph_dit import GraphDiT, require_same_model
 from humo_rt.tensorrt.network import read_graph
 from humo_rt.tensorrt.packages import require
+from humo_rt.tensorrt.source import Source, require_same_weights
 from humo_rt.tensorrt.spec import GraphSpec
 
 if TYPE_CHECKING:
@@ -43,15 +44,22 @@ class OnnxDiT(GraphDiT):
 
     @classmethod
     def load(
-        cls, path: str | Path, dit: HumoDiT, *, device: torch.device | str | None = None, profile: Path | None = None
+        cls,
+        path: str | Path,
+        dit: HumoDiT,
+        *,
+        loaded_from: Source | None = None,
+        device: torch.device | str | None = None,
+        profile: Path | None = None,
     ) -> OnnxDiT:
         """Open ``path`` on ``device``, by default that of ``dit``, which projects text and audio.
 
+        ``loaded_from``: where the weights of ``dit`` came from, for errors.
         ``profile``: start of the name of a file to record every node's time and place in, until ``finish_profile``.
 
         Raises:
-            ValueError: no ONNX file, not exported by this project, of another model or opset, without its weights, or
-                with plugins.
+            ValueError: no ONNX file, not exported by this project, of another model or opset, of other weights than
+                ``dit``, without its weights, or with plugins.
             RuntimeError: ONNX Runtime is missing, has no support for the device, or cannot run the graph.
         """
         require("onnx", "onnxruntime")
@@ -59,9 +67,12 @@ class OnnxDiT(GraphDiT):
         device = torch.device(device or next(dit.parameters()).device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
-        spec = read_graph(path).spec
+        graph = read_graph(path)
+        spec = graph.spec
         if spec.plugins:
             raise ValueError(f"{path} holds TensorRT plugins: build an engine of it, or export it without --plugins")
+        require_same_model(dit.config, spec.config, str(path))
+        require_same_weights(graph.origin, spec, dit, file=path, loaded=loaded_from, onnx=path)
         return cls(dit, spec, _open(path, spec, device, profile), device, str(path))
 
     def finish_profile(self) -> Path:

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 
 from humo_rt.tensorrt.bindings import Size
-from humo_rt.tensorrt.engine_file import SUFFIX, read_header
-from humo_rt.tensorrt.loading import require_gpu
+from humo_rt.tensorrt.engine import require_loadable
+from humo_rt.tensorrt.engine_file import SUFFIX
 from humo_rt.tensorrt.network import read_graph
 from humo_rt.tensorrt.packages import require
 from humo_rt.tensorrt.profiles import model_of, profiles_for
-from humo_rt.tensorrt.source import Source, source_of
+from humo_rt.tensorrt.source import Source, require_here
 from humo_rt.tensorrt.spec import GraphSpec
 from humo_rt.tensorrt.verify import sizes_of
 
@@ -34,29 +34,30 @@ class VerifyPlan:
     device: torch.device
 
 
-def plan_of(path: Path, source: Source | None) -> VerifyPlan:
+def plan_of(path: Path, source: Source | None, *, onnx: Path | None = None) -> VerifyPlan:
     """Plan for ``path``. ``source``: the weights to compare with; default: those named by the export.
 
+    ``onnx``: the file an engine takes its weights from, where it is not the one it was built from.
     An engine runs at the sizes of its profiles on the GPU. An ONNX file runs at those of its preset on a GPU and at
-    small ones on the CPU. ``ValueError`` if the file is neither, or the weights cannot be found; ``RuntimeError``
-    for an engine without a GPU.
+    small ones on the CPU. ``ValueError`` if the file is neither, the weights cannot be found, or the engine is for
+    another card or version or lacks its weights; ``RuntimeError`` for an engine without a GPU or TensorRT.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if path.suffix == SUFFIX:
-        header = read_header(path)
-        require_gpu(header, path)
-        spec, onnx, sizes = header.spec, Path(header.onnx), sizes_of(header.profiles)
+        header, _, weights = require_loadable(path, onnx=onnx)
+        origin = header.origin if weights is None else weights.origin
+        spec, sizes = header.spec, sizes_of(header.profiles)
         device = torch.device("cuda")
     elif path.suffix == ".onnx":
         require("onnx")
-        spec, onnx = read_graph(path).spec, path
+        graph = read_graph(path)
+        spec, origin = graph.spec, graph.origin
         large = device.type == "cuda" and model_of(spec.config) is not None
         sizes = sizes_of(profiles_for(spec.config)) if large else _SMALL
     else:
         raise ValueError(f"{str(path)!r} is neither .onnx nor .engine: give what humo-rt export or build-engine wrote")
-    source = source or source_of(onnx)
     if source is None:
-        raise ValueError(
-            f"the weights of {path} are unknown, since {onnx} does not name them or is gone: give --preset, --weights"
-        )
-    return VerifyPlan(spec=spec, source=source, sizes=tuple(sizes), device=device)
+        if origin.source is None:
+            raise ValueError(f"{path} does not name the weights it was exported from: give --preset, --weights")
+        require_here(origin.source, path)
+    return VerifyPlan(spec=spec, source=source or origin.source, sizes=tuple(sizes), device=device)

@@ -61,6 +61,7 @@ def load_components(
     device: torch.device | str,
     dtype: torch.dtype,
     encoder_device: torch.device | str | None = None,
+    exported_dit: bool = False,
     seed: int = 0,
 ) -> Components:
     """Load a model for inference: evaluation mode, no gradients.
@@ -70,6 +71,7 @@ def load_components(
         weights: for a preset, where its weights are; ``"random"`` for random ones drawn from ``seed``.
         dtype: precision of the matrix products; parts that need more keep float32 (see ``modules.part_dtype``).
         encoder_device: where the text and the audio encoder are kept; default: ``device``.
+        exported_dit: draw random weights of the DiT on the CPU, as exports do: each kind of device draws others.
 
     Raises ``ValueError`` for a name, folder or file that cannot be right, ``RuntimeError`` for too little memory, a
     device that is not there, or a download that fails.
@@ -84,7 +86,9 @@ def load_components(
 
     if selection.files is None:
         for part in NETWORKS:
-            fill_random(modules[part], part=part, seed=seed, dtype=part_dtype(part, dtype), device=devices[part])
+            drawn = "cpu" if exported_dit and part == "dit" else devices[part]
+            fill_random(modules[part], part=part, seed=seed, dtype=part_dtype(part, dtype), device=drawn)
+            modules[part].to(devices[part])
         tokenizer, zero_vae = byte_tokenizer(), ()
     else:
         _fill_from_files(modules, selection.files, config, dtype=dtype, devices=devices)

@@ -20,6 +20,7 @@ from humo_rt.tensorrt.loading import LoadedPlan
 from humo_rt.tensorrt.profiles import Profile
 from humo_rt.tensorrt.spec import GraphSpec
 from humo_rt.tensorrt.targets import RTX, TensorRT
+from tests.tensorrt.small_graphs import NO_ORIGIN
 
 SCRATCH_PER_TOKEN = 64
 
@@ -174,12 +175,12 @@ def header(
 ) -> EngineHeader:  # fmt: skip
     return EngineHeader(
         spec=spec,
+        origin=NO_ORIGIN,
         profiles=tuple(profiles),
         target="rtx4090",
         capability=(8, 9),
         package=RTX,
         package_version="1.0",
-        project_version="0.1.0",
         opset=23,
         weights=weights,
         weight_bindings=weight_bindings,

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B
 from humo_rt.tensorrt.bindings import Binding
+from humo_rt.tensorrt.fingerprint import Fingerprint
+from humo_rt.tensorrt.source import ORIGIN_KEY, Origin
 from humo_rt.tensorrt.spec import METADATA_KEY, GraphSpec
 from tests.tiny import tiny_config
 
@@ -26,8 +28,18 @@ def tiny_spec(layout: str = "frames", dtype: torch.dtype = torch.float16, **part
     return GraphSpec(config=tiny_config(published).dit, dtype=dtype, **parts)
 
 
+# It has no tensor in common with any DiT, and so disagrees with none.
+NO_ORIGIN = Origin(source=None, fingerprint=Fingerprint({}))
+
+
 def scaling_model(
-    spec: GraphSpec, *, seed: int = 0, opset: int = 23, domain: str = "", renamed: str | None = None
+    spec: GraphSpec,
+    *,
+    origin: Origin = NO_ORIGIN,
+    seed: int = 0,
+    opset: int = 23,
+    domain: str = "",
+    renamed: str | None = None,
 ) -> onnx.ModelProto:
     """Velocity = latents * gain + offset, one of each per channel. ``renamed``: an input that gets another name."""
     generator = np.random.default_rng(seed)
@@ -46,7 +58,7 @@ def scaling_model(
     graph = helper.make_graph(nodes, "scaling", inputs, [_value(output) for output in spec.outputs], weights)
     opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, 1)] if domain else [])
     model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
-    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    helper.set_model_props(model, {METADATA_KEY: spec.to_json(), ORIGIN_KEY: origin.to_json()})
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -13,8 +12,12 @@ from typer.testing import CliRunner
 from humo_rt.cli import app
 from humo_rt.config import HUMO_1_7B, PRESETS
 from humo_rt.pipeline import Pipeline
+from humo_rt.tensorrt import open_dit
+from humo_rt.tensorrt.fingerprint import Fingerprint
 from humo_rt.tensorrt.session import OnnxDiT
+from humo_rt.tensorrt.source import Source, load_dit
 from humo_rt.tensorrt.verify_plan import plan_of
+from humo_rt.weights.components import load_components
 from tests.tensorrt.conftest import with_other_weights
 from tests.tiny import tiny_components, tiny_config
 
@@ -38,7 +41,7 @@ def run(*arguments):
 def recorded(pipeline, **changes):
     """The result, and what control flow the DiT saw: shapes and timesteps of every call, and every step."""
     calls, steps = [], []
-    dit = pipeline.dit
+    dit = pipeline.denoiser
 
     class Recording:
         config = dit.config
@@ -52,11 +55,11 @@ def recorded(pipeline, **changes):
         steps.append((step, float(timestep)))
         return {}
 
-    pipeline.dit = Recording()
+    pipeline.denoiser = Recording()
     try:
         result = pipeline.generate(**REQUEST | {"callback_on_step_end": watch} | changes)
     finally:
-        pipeline.dit = dit
+        pipeline.denoiser = dit
     return result, calls, steps
 
 
@@ -73,6 +76,7 @@ def pipelines(nano_float32):
 def test_generate_makes_the_same_calls_and_the_same_video(pipelines, changes):
     (expected, calls, steps), (found, found_calls, found_steps) = (recorded(p, **changes) for p in pipelines)
     assert found_calls == calls
+    assert len(calls) >= len(steps)
     assert found_steps == steps
     assert len(steps) == REQUEST["num_inference_steps"]
     assert psnr(found.frames, expected.frames) >= 40
@@ -107,6 +111,41 @@ def test_settings_name_the_engine_and_unused_weights_are_dropped(pipelines, nano
 def test_an_engine_of_another_model_is_refused(nano_float32):
     with pytest.raises(ValueError, match=r"was exported from another model \(.*dim 256 instead of 32"):
         Pipeline(tiny_components(tiny_config(HUMO_1_7B)), dit_engine=nano_float32.exported.path)
+
+
+def test_a_graph_of_other_weights_is_refused(nano_float32, tmp_path, monkeypatch):
+    """The published nano against an export of random weights: keys and values of one, blocks of the other."""
+    monkeypatch.chdir(tmp_path)
+    file = nano_float32.exported.path
+    result = run("generate", "--prompt", "x", "--device", "cpu", "--dit-engine", file)
+    assert result.exit_code == 2, result.output
+    assert (
+        "exported from the weights of --preset nano --weights random, but those of --preset nano are" in result.stderr
+    )
+    again = f"humo-rt export --preset nano --precision float32 --face-mask --mask-predictor --output {file}"
+    assert again in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+    assert run("verify-engine", file, "--preset", "nano").exit_code == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_graph_serves_pipelines_of_other_precisions(nano_float32, dtype):
+    pipeline = Pipeline.from_pretrained(
+        "nano", weights="random", device="cpu", dtype=dtype, dit_engine=nano_float32.exported.path
+    )
+    assert isinstance(pipeline.denoiser, OnnxDiT)
+
+
+@pytest.mark.gpu
+def test_random_weights_of_an_export_are_found_again_on_a_gpu(nano_float32):
+    file = nano_float32.exported.path
+    pipeline = Pipeline.from_pretrained("nano", weights="random", device="cuda", dtype=torch.float32)
+    with pytest.raises(ValueError, match="--weights random, but others of that name are loaded"):
+        open_dit(file, pipeline.dit, loaded_from=Source(model="nano", weights="random"))
+    dit = load_dit(Source(model="nano", weights="random"), dtype=torch.float32, device=torch.device("cuda"))
+    assert Fingerprint.of(dit) == Fingerprint.of(nano_float32.dit)
+    components = load_components("nano", weights="random", device="cuda", dtype=torch.float32, exported_dit=True)
+    assert Fingerprint.of(components.dit) == Fingerprint.of(nano_float32.dit)
 
 
 def test_verify_engine_agrees(nano_float32):
@@ -148,6 +187,15 @@ def test_generate_from_the_command_line(nano_float32, tmp_path, monkeypatch):
         (["verify-engine", "absent.engine"], "absent.engine"),
         (["verify-engine", "dit.plan"], "neither .onnx nor .engine"),
         (["generate", "--prompt", "x", "--weights", "random", "--dit-engine", "absent.onnx"], "does not exist"),
+        (
+            ["generate", "--prompt", "x", "--engine-onnx", "dit.onnx"],
+            "--engine-onnx dit.onnx is for an engine",
+        ),
+        (["generate", "--prompt", "x", "--weight-budget", 4], "--weight-budget 4.0 is for an engine: give one"),
+        (
+            ["generate", "--prompt", "x", "--dit-engine", "dit.onnx", "--weight-budget", 4],
+            "a weight budget are for engines",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, said):
@@ -170,4 +218,4 @@ def test_export_from_the_command_line(tmp_path, monkeypatch):
     plan = plan_of(tmp_path / "dit.onnx", None)
     assert plan.spec.dtype == torch.float16
     assert plan.spec.face_mask
-    assert json.loads(plan.source.to_json()) == {"model": "nano", "weights": "random"}
+    assert plan.source == Source(model="nano", weights="random")

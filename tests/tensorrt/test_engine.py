@@ -9,9 +9,10 @@ import tensorrt_rtx as trt
 import torch
 
 from humo_rt.model.dit import HumoDiT
-from humo_rt.sampling.branches import Conditions
+from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import guidance_table
+from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.sampling.schedule import make_scheduler
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.engine import Engine
@@ -102,17 +103,24 @@ def test_the_face_mask_and_the_mask_predictor_pass_through(tmp_path):
     assert torch.equal(logits, expected_logits)
 
 
-def test_the_denoise_loop_cannot_tell_an_engine_from_the_model(rig):
-    config = tiny_pipeline("frames").config
-    generator = torch.Generator().manual_seed(1)
-    dit = config.dit
+def loop_arguments(seed: int = 1) -> tuple[Conditions, torch.Tensor]:
+    """Conditions with everything of one video, and its noise."""
+    dit = tiny_pipeline("frames").config.dit
+    generator = torch.Generator().manual_seed(seed)
     conditions = Conditions(
         text_embeds=[torch.randn(5, dit.text_dim, generator=generator)],
         negative_embeds=torch.randn(2, dit.text_dim, generator=generator),
         audio=torch.randn(1, 2, dit.audio_window, dit.audio_bands, dit.audio_dim, generator=generator),
         reference_latents=torch.randn(1, 16, 1, 4, 6, generator=generator),
     )
-    noise = torch.randn(1, 16, 3, 4, 6, generator=generator)
+    return conditions, torch.randn(1, 16, 3, 4, 6, generator=generator)
+
+
+@pytest.mark.parametrize("reuse", [None, GuidanceReuse(every=2)], ids=["every branch", "reuse"])
+@pytest.mark.parametrize("branch_batch_size", [None, 1, 2])
+def test_the_denoise_loop_cannot_tell_an_engine_from_the_model(rig, branch_batch_size, reuse):
+    config = tiny_pipeline("frames").config
+    conditions, noise = loop_arguments()
     results = [
         denoise(
             model,
@@ -120,10 +128,26 @@ def test_the_denoise_loop_cannot_tell_an_engine_from_the_model(rig):
             noise,
             guidance=guidance_table(config, conditions.mode),
             scheduler=make_scheduler(3, config.flow_shift, device=CPU),
+            branch_batch_size=branch_batch_size,
+            reuse=reuse,
         )
         for model in (rig.dit, rig.engine)
     ]
     assert torch.equal(*results)
+
+
+def test_faces_are_predicted_alike_whatever_runs_together(tmp_path):
+    rig = make_rig(tmp_path, face_mask=True, mask_predictor=True)
+    conditions, noise = loop_arguments()
+    conditions = dataclasses.replace(conditions, predict_faces=0.5)
+    names = ("TIA", "TA", "T")
+    for size in (None, 1, 2):
+        models = [GuidedModel(model, conditions, noise, branch_batch_size=size) for model in (rig.dit, rig.engine)]
+        with torch.no_grad():
+            for timestep in (900, 500):
+                expected, found = (guided.branches(noise, timestep, names) for guided in models)
+                assert torch.equal(found, expected)
+                assert not torch.equal(found[0], found[2])
 
 
 def test_a_second_call_of_one_size_only_hands_over_what_moved(rig):
@@ -161,7 +185,8 @@ def test_a_size_outside_names_the_options_that_fit(rig):
     size = Size(branches=5, frames=4, height=8, width=10)
     with pytest.raises(ValueError, match=r"5 branches, 4 frames, 8x10 fit no profile of dit\.engine") as error:
         call(rig.engine, size)
-    assert "--size 80x64 --num-frames 9 --branches 5" in str(error.value)
+    options = "--size 48x48 --size 96x48 --size 80x64 --num-frames 9 --branches 5 --references 2"
+    assert str(error.value).endswith(f"build an engine with {options}")
 
 
 def test_engines_share_one_block_of_memory(tmp_path):

@@ -15,6 +15,8 @@ from humo_rt.tensorrt import build, plan
 from humo_rt.tensorrt.build import BuildSettings, build_engine
 from humo_rt.tensorrt.build_log import Messages, collecting_logger
 from humo_rt.tensorrt.engine_file import mapped_plan, read_header
+from humo_rt.tensorrt.fingerprint import Fingerprint
+from humo_rt.tensorrt.source import Origin, Source
 from humo_rt.tensorrt.weights import SEPARATE
 from tests.tensorrt.plan_layout import limits
 from tests.tensorrt.small_graphs import save_scaling, tiny_spec
@@ -190,3 +192,53 @@ def test_a_cancelled_build_stops_at_its_next_step(onnx_file, monkeypatch):
             on_progress=lambda phase, done, total: cancelled.set(),
         )
     assert [path.name for path in onnx_file.parent.iterdir()] == ["dit.onnx"]
+
+
+TIMINGS = "ignore:.*Timing cache operations are no-ops.*:DeprecationWarning"
+
+
+@pytest.fixture
+def timing(monkeypatch):
+    """TensorRT for RTX takes a timing cache as the full one does, and does nothing with it."""
+    monkeypatch.setattr(build, "_require_possible", lambda settings, tensorrt: None)
+
+
+@pytest.mark.filterwarnings(TIMINGS)
+def test_a_timing_cache_is_written_and_read_again(onnx_file, tmp_path, timing):
+    kept = []
+    for _ in range(2):
+        built(onnx_file, timing_cache=tmp_path / "timings")
+        kept.append((tmp_path / "timings").read_bytes())
+    assert kept[0] == kept[1] != b""
+
+
+@pytest.mark.parametrize("place", ["none/timings", "."])
+def test_a_timing_cache_that_cannot_be_written_is_refused_before_the_build(onnx_file, tmp_path, timing, place):
+    with pytest.raises(ValueError, match="timing cache .* cannot be written there"):
+        built(onnx_file, timing_cache=tmp_path / place)
+    assert [path.name for path in tmp_path.iterdir()] == ["dit.onnx"]
+
+
+@pytest.mark.filterwarnings(TIMINGS)
+def test_an_engine_outlives_a_timing_cache_that_could_not_be_written(onnx_file, tmp_path, timing, monkeypatch):
+    def full(path):
+        raise RuntimeError(f"cannot write {path} (the disk is full)")
+
+    monkeypatch.setattr(build, "replacing", full)
+    with pytest.raises(RuntimeError, match="dit.engine is complete, but not its timing cache: cannot write .*timings"):
+        built(onnx_file, timing_cache=tmp_path / "timings")
+    assert read_header(onnx_file.with_suffix(".engine")).target == "rtx4090"
+
+
+def test_the_command_in_the_header_serves_from_any_folder(onnx_file, monkeypatch):
+    monkeypatch.chdir(onnx_file.parent)
+    report = build_engine("dit.onnx", "dit.engine", settings=BuildSettings(target="rtx4090", **SIZE))
+    words = report.header.command
+    assert words[2] == str(onnx_file)
+    assert words[-1] == str(onnx_file.with_suffix(".engine"))
+
+
+def test_an_engine_says_which_weights_it_was_exported_from(tmp_path):
+    origin = Origin(source=Source(model="nano", weights="random"), fingerprint=Fingerprint({"head.head.bias": (0.5,)}))
+    file = save_scaling(tmp_path / "dit.onnx", tiny_spec(), origin=origin)
+    assert read_header(built(file).path).origin == origin

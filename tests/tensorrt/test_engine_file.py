@@ -7,6 +7,7 @@ import errno
 
 import pytest
 
+from humo_rt.tensorrt import engine_file
 from humo_rt.tensorrt.engine_file import (
     WeightBinding,
     file_name,
@@ -16,6 +17,7 @@ from humo_rt.tensorrt.engine_file import (
     require_usable,
     write_engine,
 )
+from humo_rt.tensorrt.fingerprint import Fingerprint
 from humo_rt.tensorrt.profiles import profiles_for
 from tests.tensorrt.fake_tensorrt import header as make_header
 from tests.tensorrt.small_graphs import tiny_spec
@@ -72,8 +74,10 @@ def test_a_missing_file_is_refused(tmp_path):
         read_header(tmp_path / "none.engine")
 
 
-def test_an_engine_of_another_project_version_is_refused(engine):
-    engine.write_bytes(engine.read_bytes().replace(b'"format": 1', b'"format": 9', 1))
+def test_an_engine_of_another_project_version_is_refused(engine, header, monkeypatch):
+    monkeypatch.setattr(engine_file, "_FORMAT", 9)
+    write_engine(engine, header, PLAN)
+    monkeypatch.undo()
     with pytest.raises(ValueError, match="built by another version of humo-rt: rebuild it with " + REBUILD):
         read_header(engine)
 
@@ -127,9 +131,37 @@ def test_the_name_tells_engines_apart(header):
     changed = [
         dataclasses.replace(header, target="rtx5090"),
         dataclasses.replace(header, package_version="1.1"),
+        dataclasses.replace(header, target="current"),
+        dataclasses.replace(header, target="current", capability=(12, 0)),
         dataclasses.replace(header, onnx_sha256="1" * 64),
+        dataclasses.replace(header, weight_streaming=True),
+        dataclasses.replace(header, opset=24),
+        dataclasses.replace(header, origin=dataclasses.replace(header.origin, fingerprint=Fingerprint({"x": (1.0,)}))),
         dataclasses.replace(header, weights="embedded"),
         dataclasses.replace(header, profiles=header.profiles[:1]),
         dataclasses.replace(header, spec=dataclasses.replace(header.spec, face_mask=False)),
     ]
     assert len({name, *map(file_name, changed)}) == len(changed) + 1
+    assert "_sm120_" in file_name(changed[3])
+
+
+def test_the_name_does_not_depend_on_where_the_files_are(header):
+    elsewhere = dataclasses.replace(header, onnx="/b/dit.onnx", command=("humo-rt", "build-engine", "/b/dit.onnx"))
+    assert file_name(elsewhere) == file_name(header)
+
+
+@pytest.mark.parametrize(
+    ("stored", "damaged"),
+    [
+        (b'"capability"', b'"capabil\xffty"'),
+        (b'"weight_bindings"', b'"weight_findings"'),
+        (b'"capability": [8, 9]', b'"capability": [9, 0]'),
+        (b'{"capability"', b'["capability"'),
+    ],
+)
+def test_a_damaged_header_is_refused_by_name(engine, stored, damaged):
+    content = engine.read_bytes()
+    engine.write_bytes(content.replace(stored, damaged, 1))
+    assert engine.read_bytes() != content
+    with pytest.raises(ValueError, match=r"the header of .*dit.engine is damaged: copy it again, or build it again"):
+        read_header(engine)

@@ -10,10 +10,11 @@ import tensorrt_rtx
 import torch
 
 from humo_rt.tensorrt.network import parse, read_graph
+from humo_rt.tensorrt.source import ORIGIN_KEY
 from humo_rt.tensorrt.spec import METADATA_KEY
 from humo_rt.tensorrt.targets import RTX, load_tensorrt
 from humo_rt.tensorrt.weights import onnx_digest, read_weights, separate_weights
-from tests.tensorrt.small_graphs import save_scaling, scaling_model, tiny_spec
+from tests.tensorrt.small_graphs import NO_ORIGIN, save_scaling, scaling_model, tiny_spec
 
 
 @pytest.fixture
@@ -115,7 +116,8 @@ def test_another_name_of_an_input_is_refused(tmp_path):
 
 def test_another_dtype_than_described_is_refused(tmp_path):
     model = scaling_model(tiny_spec(dtype=torch.float16))
-    onnx.helper.set_model_props(model, {METADATA_KEY: tiny_spec(dtype=torch.bfloat16).to_json()})
+    described = {METADATA_KEY: tiny_spec(dtype=torch.bfloat16).to_json(), ORIGIN_KEY: NO_ORIGIN.to_json()}
+    onnx.helper.set_model_props(model, described)
     onnx.save(model, tmp_path / "dit.onnx")
     with pytest.raises(ValueError, match=r"text_keys: \('float16', .*\) instead of \('bfloat16'"):
         parsed(tmp_path / "dit.onnx")

@@ -59,7 +59,10 @@ def test_a_model_of_ones_own_needs_every_size():
         ({"sizes": [(100, 128)]}, "size 100x128 is not a multiple of 16: try 96x128"),
         ({"sizes": [(0, 128)]}, "size 0x128"),
         ({"num_frames": 98}, "num_frames 98 is not 4n[+]1: try 97"),
+        ({"num_frames": 0}, "num_frames 0 is not 4n[+]1: try 1"),
+        ({"num_frames": -7}, "num_frames -7 is not 4n[+]1: try 1"),
         ({"branches": -1}, "-1 branches and 4 references"),
+        ({"branches": 0}, "0 branches and 4 references"),
         ({"references": 0}, "and 0 references"),
     ],
 )
@@ -74,19 +77,27 @@ def test_the_closest_profile_is_chosen():
     assert choose_profile(profiles, Size(branches=3, frames=26, height=30, width=30), "engine") == 0
 
 
-def test_the_options_named_for_a_size_do_cover_it():
-    profiles = profiles_for(NANO.dit)
-    size = Size(branches=6, frames=40, height=20, width=12)
-    with pytest.raises(ValueError, match="fit no profile of dit.engine .1-3 branches, 2-29 frames, 8-16x8-16.: build"):
+@pytest.mark.parametrize("references", [None, 2, 6])
+@pytest.mark.parametrize(
+    "size",
+    [
+        Size(branches=6, frames=40, height=20, width=12),  # more of everything
+        Size(branches=1, frames=2, height=4, width=4),  # smaller than half
+        Size(branches=2, frames=26, height=16, width=62),  # wider than all
+    ],
+    ids=str,
+)
+def test_the_options_named_for_a_size_cover_it_and_what_was_covered_before(size, references):
+    sizes = [(128, 128), (256, 128)]
+    profiles = profiles_for(NANO.dit, sizes=sizes, references=references)
+    with pytest.raises(ValueError, match="fit no profile of dit.engine .1-3 branches, 2-.*8-16x16-32.: build"):
         choose_profile(profiles, size, "dit.engine")
-    options = dict(zip(*[iter(options_for(profiles, size).split())] * 2))
-    (wider,) = profiles_for(
-        NANO.dit,
-        sizes=[parse_size(options["--size"])],
-        num_frames=int(options["--num-frames"]),
-        branches=int(options["--branches"]),
-    )
-    assert wider.covers(size)
+    words = options_for(profiles, size).split()
+    given = list(zip(words[::2], words[1::2], strict=True))
+    numbers = {name[2:].replace("-", "_"): int(value) for name, value in given if name != "--size"}
+    wider = profiles_for(NANO.dit, sizes=[parse_size(value) for name, value in given if name == "--size"], **numbers)
+    for wanted in (size, *(end for old in profiles for end in (old.smallest, old.typical, old.largest))):
+        assert any(profile.covers(wanted) for profile in wider), wanted
 
 
 @pytest.mark.parametrize("text", ["832", "832x", "832x480x3", "ax b", ""])

@@ -14,10 +14,11 @@ import torch
 from humo_rt.config import HUMO_1_7B, HUMO_17B
 from humo_rt.tensorrt.engine_file import WeightBinding
 from humo_rt.tensorrt.export import export_onnx
+from humo_rt.tensorrt.fingerprint import Fingerprint
 from humo_rt.tensorrt.network import read_graph
 from humo_rt.tensorrt.onnx_file import write_onnx
 from humo_rt.tensorrt.session import OnnxDiT
-from humo_rt.tensorrt.source import Source, source_of
+from humo_rt.tensorrt.source import Source
 from humo_rt.tensorrt.weights import read_weights
 from tests.tensorrt.conftest import tiny_dit
 from tests.tensorrt.small_graphs import ONNX_DTYPES, scaling_model, tiny_spec
@@ -59,10 +60,12 @@ def test_weights_keep_their_names(nano_float32):
     assert expected <= stored
 
 
-def test_an_export_says_where_its_weights_came_from(nano_float32, nano_bfloat16, tmp_path):
-    assert source_of(nano_float32.exported.path) == Source(model="nano", weights="random")
-    assert source_of(nano_bfloat16.exported.path) is None
-    assert source_of(tmp_path / "absent.onnx") is None
+def test_an_export_says_which_weights_it_has(nano_float32, nano_bfloat16):
+    named, unnamed = (read_graph(nano.exported.path).origin for nano in (nano_float32, nano_bfloat16))
+    assert named.source == Source(model="nano", weights="random")
+    assert unnamed.source is None
+    assert named.fingerprint == Fingerprint.of(nano_float32.dit)
+    assert unnamed.fingerprint == Fingerprint.of(nano_bfloat16.dit)
 
 
 @torch.no_grad()
