@@ -51,8 +51,8 @@ _forced: ContextVar[str | None] = ContextVar("humo_rt_kernel_backend", default=N
 
 
 @cache
-def unavailable(op: str, backend: str) -> str | None:
-    """Why ``backend`` cannot run ``op`` on this machine, or None when it can."""
+def unavailable(op: str, backend: str, device: torch.device | None = None) -> str | None:
+    """Why ``backend`` cannot run ``op`` on ``device``, by default the current card, or None when it can."""
     if importlib.util.find_spec(f"humo_rt.kernels.{op}.{backend}_impl") is None:
         return f"{op} has no {backend} implementation"
     if backend == "triton":
@@ -63,14 +63,15 @@ def unavailable(op: str, backend: str) -> str | None:
         return f"humo_rt._C cannot be loaded ({error})"
     if not hasattr(compiled, op):
         return f"humo_rt._C was built without {op}: build it again"
-    return _unsuited_card(getattr(importlib.import_module(f"humo_rt.kernels.{op}.cuda_impl"), "CAPABILITY", None))
+    written_for = getattr(importlib.import_module(f"humo_rt.kernels.{op}.cuda_impl"), "CAPABILITY", None)
+    return _unsuited_card(written_for, device)
 
 
-def _unsuited_card(capability: int | None) -> str | None:
-    """Why this machine's card cannot run what was written for one family of cards, or None."""
+def _unsuited_card(capability: int | None, device: torch.device | None) -> str | None:
+    """Why the card cannot run what was written for one family of cards, or None."""
     if capability is None or not torch.cuda.is_available():
         return None
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     return (
         None if major == capability else f"it is for compute capability {capability}.x, this card has {major}.{minor}"
     )
@@ -99,9 +100,10 @@ def select(op: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -
     if device.type != "cuda":
         return implementation(op, REFERENCE)
     for backend in preferred(op, dtype):
-        if unavailable(op, backend) is None:
+        if unavailable(op, backend, device) is None:
+            _say_second(op, backend, dtype, device)
             return implementation(op, backend)
-    _say_slow(op)
+    _say_slow(op, device)
     return implementation(op, REFERENCE)
 
 
@@ -120,9 +122,17 @@ def exporting() -> bool:
 
 
 @cache
-def _say_slow(op: str) -> None:
-    reasons = "; ".join(str(unavailable(op, backend)) for backend in BACKENDS)
+def _say_slow(op: str, device: torch.device) -> None:
+    reasons = "; ".join(str(unavailable(op, backend, device)) for backend in BACKENDS)
     logger.warning("%s runs in plain PyTorch, which is slower: %s", op, reasons)
+
+
+@cache
+def _say_second(op: str, backend: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Where the faster backend was written but cannot run: at level INFO, as the installation warned of it."""
+    faster = preferred(op, dtype)[0]
+    if backend != faster and importlib.util.find_spec(f"humo_rt.kernels.{op}.{faster}_impl") is not None:
+        logger.info("%s runs in %s, which is slower than %s: %s", op, backend, faster, unavailable(op, faster, device))
 
 
 @contextmanager

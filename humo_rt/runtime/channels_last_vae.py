@@ -175,7 +175,7 @@ def channels_last_pays(vae: VideoVAE, device: torch.device) -> bool:
     """
     if device.type != "cuda" or vae.autoencoder.dtype not in HALF or unsuited(vae.config) is not None:
         return False
-    kernels = [backend for backend in registry.BACKENDS if registry.unavailable("causal_conv", backend) is None]
+    kernels = [backend for backend in registry.BACKENDS if not registry.unavailable("causal_conv", backend, device)]
     return bool(kernels) and torch.cuda.get_device_capability(device)[0] == HOPPER
 
 

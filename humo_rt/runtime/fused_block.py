@@ -202,7 +202,11 @@ class FusedBlock(Block):
         return attention.o(text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps))
 
     def _audio_attention(self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None) -> Tensor:
-        """What audio adds to each token, the output projection included: the values hold it, with its bias."""
+        """What audio adds to each token, the output projection included: the values hold it, with its bias.
+
+        They are folded anew in every call: that is cheap, and those of all blocks for an audio of 97 frames at 480x832
+        would take 0.4 GiB for HuMo-1.7B, 6.3 for HuMo-17B.
+        """
         attention = self.audio_cross_attn_wrapper.audio_cross_attn
         if isinstance(audio, Tensor):
             audio = attention.project(audio)

@@ -22,7 +22,7 @@ def bound_scale(weight_D: Tensor) -> Tensor:
 
     The squares of a normalised row add up to at most D, so no pair of channels is longer than sqrt(D) * max(|weight|),
     and rotation keeps its length. A usual value lies sqrt(D) below that, which costs e4m3 nothing: down to 28672 times
-    below 448 it keeps all its digits.
+    below 448 it keeps all its digits. One scale serves all heads, as cuDNN's attention takes one for each tensor.
     """
     return (weight_D.detach().float().abs().amax() * weight_D.numel() ** 0.5 / LARGEST).reshape(1)
 

@@ -24,7 +24,7 @@ def folders(parent: Path) -> set[str]:
 
 @pytest.fixture
 def no_gpu_backends(monkeypatch):
-    monkeypatch.setattr(registry, "unavailable", lambda op, backend: f"no {backend} here")
+    monkeypatch.setattr(registry, "unavailable", lambda op, backend, device=None: f"no {backend} here")
     registry._say_slow.cache_clear()
     yield
     registry._say_slow.cache_clear()
@@ -71,9 +71,23 @@ class TestSelect:
         ],
     )
     def test_the_faster_backend_is_taken_where_both_can_run(self, monkeypatch, op, dtype, faster):
-        monkeypatch.setattr(registry, "unavailable", lambda op, backend: None)
+        monkeypatch.setattr(registry, "unavailable", lambda op, backend, device: None)
         monkeypatch.setattr(registry, "implementation", lambda op, backend: backend)
         assert registry.select(op, torch.device("cuda"), dtype) == faster
+
+    def test_the_slower_backend_says_once_why_it_is_taken(self, monkeypatch, caplog):
+        monkeypatch.setattr(
+            registry, "unavailable", lambda op, backend, device: None if backend == "triton" else "not built"
+        )
+        monkeypatch.setattr(registry, "implementation", lambda op, backend: backend)
+        registry._say_second.cache_clear()
+        with caplog.at_level(logging.INFO):
+            for op in ("causal_conv", "causal_conv", "gelu_quantize", "guided_update"):
+                assert registry.select(op, torch.device("cuda")) == "triton"
+        assert [record.message for record in caplog.records] == [
+            "causal_conv runs in triton, which is slower than cuda: not built"
+        ]
+        registry._say_second.cache_clear()
 
     def test_a_forced_backend_that_is_absent_is_an_error_with_the_reason(self, no_gpu_backends):
         with registry.use_backend("triton"), pytest.raises(RuntimeError, match="no triton here"):

@@ -109,7 +109,8 @@ def test_published_decoders_are_covered_and_others_say_why_not():
 )
 def test_where_it_pays(monkeypatch, capability, device, dtype, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(registry, "unavailable", lambda op, backend: None if backend == "triton" else "not built")
+    built = ("triton",)
+    monkeypatch.setattr(registry, "unavailable", lambda op, backend, device: None if backend in built else "not built")
     with torch.device("meta"):
         vae = VideoVAE(preset("humo-1.7b").vae).to(dtype)
     assert channels_last_pays(vae, torch.device(device)) is expected
@@ -117,11 +118,11 @@ def test_where_it_pays(monkeypatch, capability, device, dtype, expected):
 
 def test_it_does_not_pay_where_it_cannot_run(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(registry, "unavailable", lambda op, backend: None)
+    monkeypatch.setattr(registry, "unavailable", lambda op, backend, device: None)
     narrow = VideoVAE(VAEConfig(base_dim=24)).bfloat16()
     assert not channels_last_pays(narrow, torch.device("cuda"))
     with torch.device("meta"):
         wide = VideoVAE(preset("humo-1.7b").vae).bfloat16()
     assert channels_last_pays(wide, torch.device("cuda"))
-    monkeypatch.setattr(registry, "unavailable", lambda op, backend: "not here")
+    monkeypatch.setattr(registry, "unavailable", lambda op, backend, device: "not here")
     assert not channels_last_pays(wide, torch.device("cuda"))
