@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -28,12 +28,11 @@ from humo_rt.runtime import attention_backends
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache, digest
-from humo_rt.runtime.float8_block import fuse_float8, is_float8
-from humo_rt.runtime.fused_block import fuse, is_fused
 from humo_rt.runtime.offload import visiting
 from humo_rt.runtime.placement import chosen_device
 from humo_rt.runtime.precision import EXACT, FP8, check_precision
 from humo_rt.runtime.replay import ReplayedDiT
+from humo_rt.runtime.settled import Running, settle
 from humo_rt.runtime.trace import Tracer, block_ranges
 from humo_rt.runtime.warmup import noise_inputs, run_sampler
 from humo_rt.sampling.branches import Conditions
@@ -43,6 +42,9 @@ from humo_rt.sampling.schedule import make_scheduler
 from humo_rt.weights.components import Components, load_components
 from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
 from humo_rt.weights.resolve import configuration
+
+if TYPE_CHECKING:
+    from humo_rt.tensorrt.graph_dit import GraphDiT
 
 
 class Pipeline:
@@ -59,28 +61,24 @@ class Pipeline:
     ) -> None:
         """See ``from_pretrained`` for ``dit_engine``, ``attention_backend``, ``precision`` and ``cuda_graphs``.
 
-        With precision ``"fp8"`` the DiT of ``components`` loses its weights, and serves no other pipeline.
+        Pipelines that are made of the same ``components`` share the DiT: all of them give the same ``precision`` and
+        ``attention_backend``, or all of them a ``dit_engine``. ``ValueError`` otherwise, and nothing is changed.
         """
         self.config = components.config
-        self.dit = components.dit
-        self.shipped_grey = components.zero_vae
-        weight = self.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
+        weight = components.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
         self.device, self.dtype = weight.device, weight.dtype
-        self.vae = components.vae
-        if channels_last_pays(self.vae, self.device):
-            use_channels_last(self.vae)
         self.dit_engine, self.precision = dit_engine, precision
         _check_precision(precision, dit_engine, self.device, self.dtype, self.config.dit)
+        _check_graphs(cuda_graphs, self.device)
         self.attention_backend = _attention(
             attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim, precision
         )
-        if dit_engine is None:
-            attention_backends.use_attention(self.dit, self.attention_backend)
-        else:
-            from humo_rt.tensorrt import open_dit
-
-            self.dit = open_dit(dit_engine, components.dit)
-        self.denoiser = self.dit if dit_engine is not None else _denoiser(self.dit, self.device, precision, cuda_graphs)
+        self.dit = _opened(components.dit, dit_engine, self.attention_backend, precision, self.device)
+        replays = dit_engine is None and self.device.type == "cuda" and cuda_graphs is not False
+        self.denoiser = ReplayedDiT(self.dit, always=bool(cuda_graphs)) if replays else self.dit
+        self.vae, self.shipped_grey = components.vae, components.zero_vae
+        if channels_last_pays(self.vae, self.device):
+            use_channels_last(self.vae)
         self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
         self.audio = AudioConditioner(components.audio_encoder)
         self.weights = components.weights
@@ -131,6 +129,7 @@ class Pipeline:
         config = configuration(path_or_preset, weights).dit
         _check_precision(precision, dit_engine, device, dtype, config)
         _attention(attention_backend, dit_engine, device, dtype, config.head_dim, precision)
+        _check_graphs(cuda_graphs, device)
         if offload_encoders and device.type == "cpu":
             raise ValueError(
                 "offload_encoders=True keeps encoders off the GPU, but the model runs on the CPU: leave it out"
@@ -422,17 +421,19 @@ def generate(
 _loaded: dict[tuple[Any, ...], Pipeline] = {}
 
 
-def _denoiser(dit: HumoDiT, device: torch.device, precision: str, cuda_graphs: bool | None) -> HumoDiT | ReplayedDiT:
-    """What the denoise loop calls: on a GPU the DiT on fused kernels, its small forwards replayed."""
-    if device.type != "cuda":
-        return dit
-    if precision == FP8:
-        fuse_float8(dit)
-    elif is_float8(dit):
-        raise ValueError("the DiT of these components has lost its weights to another pipeline's 'fp8': load it again")
-    elif not is_fused(dit):
-        fuse(dit)
-    return dit if cuda_graphs is False else ReplayedDiT(dit, always=bool(cuda_graphs))
+def _opened(
+    dit: HumoDiT, engine: str | Path | None, attention_backend: str | None, precision: str, device: torch.device
+) -> HumoDiT | GraphDiT:
+    """What runs forwards: ``dit`` itself, on fused kernels on a GPU, or the engine to which it gives its context."""
+    fused = engine is None and device.type == "cuda"
+    running = Running(attention_backend=attention_backend, precision=precision, fused=fused)
+    if engine is None:
+        return settle(dit, running)
+    from humo_rt.tensorrt import open_dit
+
+    opened = open_dit(engine, dit)
+    settle(dit, running)
+    return opened
 
 
 def _check_precision(
@@ -441,6 +442,11 @@ def _check_precision(
     check_precision(precision, device, dtype, config)
     if engine is not None and precision != EXACT:
         raise ValueError(f"precision {precision!r} does not reach into {str(engine)!r}: leave it out")
+
+
+def _check_graphs(wanted: bool | None, device: torch.device) -> None:
+    if wanted and device.type != "cuda":
+        raise ValueError(f"cuda_graphs=True replays recordings of a GPU, but the model runs on {device}: leave it out")
 
 
 def _attention(
