@@ -299,6 +299,23 @@ class TestCases:
         assert "height 479" in refused("generate", "--cases", "cases.json", "--height", 479, *QUICK)
         assert not (folder / "out").exists()
 
+    def test_an_option_of_some_conditions_suits_the_cases_that_have_them(self, folder):
+        spoken = {"audio_path": "speech.wav", "prompt": "A man speaks."}
+        reuse = ("--guidance-reuse", "TA=2", *QUICK)
+        self.write(folder, {"spoken": spoken})
+        assert run("generate", "--cases", "cases.json", "-o", "alone", *reuse).exit_code == 0
+        self.write(folder, {"spoken": spoken, "silent": {"prompt": "x"}})
+        result = run("generate", "--cases", "cases.json", "-o", "both", *reuse)
+        assert result.exit_code == 1
+        assert names(folder / "both") == ["spoken.mp4"]
+        assert "silent: branch 'TA' is not part of this guidance: it has 0, T" in " ".join(result.stderr.split())
+
+    def test_an_option_that_suits_none_of_the_cases_is_refused_before_loading(self, folder, monkeypatch):
+        monkeypatch.setattr(commands, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad option"))
+        self.write(folder, {"silent": {"prompt": "x"}, "broken": []})
+        said = refused("generate", "--cases", "cases.json", "--guidance-reuse", "TA=2", *QUICK)
+        assert "branch 'TA' is not part of this guidance" in said
+
     @pytest.mark.parametrize(
         ("option", "value"), [("--prompt", "x"), ("--audio", "a.wav"), ("--contact-sheet", "s.png")]
     )
