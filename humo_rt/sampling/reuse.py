@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+from humo_rt import rules
 from humo_rt.sampling.branches import GuidedModel
-from humo_rt.sampling.guidance import MAX_TIMESTEP, NO_CONDITION, GuidanceTable, branch_name, richest_branch
+from humo_rt.sampling.guidance import MAX_TIMESTEP, GuidanceTable, branch_name, richest_branch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,15 @@ class GuidanceReuse:
     below: float = MAX_TIMESTEP
 
     def __post_init__(self) -> None:
-        periods = self.every if isinstance(self.every, Mapping) else {NO_CONDITION: self.every}
-        for name, period in periods.items():
-            if branch_name(name) != name:
-                raise ValueError(f"branch {name!r} is not in canonical order: write {branch_name(name)!r}")
-            if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-                raise ValueError(f"branch {name!r} is to be computed at every {period!r}-th step: give 1, 2, 3, ...")
-        if not 0 <= self.below <= MAX_TIMESTEP:
-            raise ValueError(f"guidance is to be reused below timestep {self.below}: use 0..1000, 1000 is noise")
+        if isinstance(self.every, Mapping):
+            periods = {name: _period(period, f" of branch {name!r}") for name, period in self.every.items()}
+            for name in periods:
+                if branch_name(name) != name:
+                    raise ValueError(f"branch {name!r} is not in canonical order: write {branch_name(name)!r}")
+        else:
+            periods = _period(self.every)
+        object.__setattr__(self, "every", periods)
+        object.__setattr__(self, "below", rules.real("guidance_reuse below", self.below, 0.0, MAX_TIMESTEP))
 
     @classmethod
     def parse(cls, value: int | str | Mapping[str, Any] | GuidanceReuse) -> GuidanceReuse:
@@ -54,21 +56,32 @@ class GuidanceReuse:
             return value
         if isinstance(value, str):
             return cls._from_text(value)
-        if isinstance(value, Mapping) and "every" in value:
-            return cls(every=value["every"], below=value.get("below", MAX_TIMESTEP))
+        if isinstance(value, Mapping) and not {"every", "below"}.isdisjoint(value):
+            unknown = [key for key in value if key not in ("every", "below")]
+            if unknown or "every" not in value:
+                raise ValueError(f'guidance_reuse {dict(value)!r} is not of the form {{"every": 2, "below": 900}}')
+            return cls(**value)
         return cls(every=value)
 
     @classmethod
     def _from_text(cls, text: str) -> GuidanceReuse:
+        pairs = [tuple(part.strip() for part in pair.split("=")) for pair in text.split(",")]
+        names, below = [pair[0] for pair in pairs], MAX_TIMESTEP
         try:
-            if "=" not in text:
-                return cls(every=int(text))
-            pairs = dict(part.split("=") for part in text.split(","))
-            below = float(pairs.pop("below", MAX_TIMESTEP))
-            periods = {name: int(period) for name, period in pairs.items()}
+            if pairs[0][1:]:
+                given = dict(pairs)
+                below = float(given.pop("below", below))
+                every = {name: int(period) for name, period in given.items()}
+            else:
+                every = int(text)
         except ValueError:
-            raise ValueError(f"guidance reuse {text!r} is neither like 2 nor like TA=2,0=4,below=900") from None
-        return cls(every=periods, below=below)
+            every = {}
+        if every == {}:
+            raise ValueError(f"guidance_reuse {text!r} is neither like 2 nor like TA=2,0=4,below=900")
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"guidance_reuse {text!r} names {repeated} twice: name it once")
+        return cls(every=every, below=below)
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and dictionaries, which ``parse`` takes back."""
@@ -86,6 +99,10 @@ class GuidanceReuse:
         """Whether a branch last computed ``age`` steps ago is computed at ``timestep``."""
         period = self.every.get(branch, 1) if isinstance(self.every, Mapping) else self.every
         return timestep > self.below or age >= period
+
+
+def _period(value: Any, of: str = "") -> int:
+    return rules.whole(f"guidance_reuse{of}", value, 1)
 
 
 class ReusingModel(GuidedModel):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
@@ -82,11 +85,41 @@ def test_another_anchor_starts_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [0, -1, 1.5, True, {"TA": 0}, {"AT": 2}, {"X": 2}, {"every": 2, "below": 1001}, "x", "TA=x", "TA"]
+    ("value", "message"),
+    [
+        (0, "guidance_reuse 0 is below 1"),
+        (2.0, "guidance_reuse 2.0 is not a whole number"),
+        (True, "guidance_reuse True is not a number"),
+        ([2], r"guidance_reuse \[2\] is not a whole number"),
+        ({"TA": 0}, "guidance_reuse of branch 'TA' 0 is below 1"),
+        ({"AT": 2}, "branch 'AT' is not in canonical order: write 'TA'"),
+        ({"X": 2}, "branch 'X' is not made of T, I and A"),
+        ({"every": 2, "bellow": 900}, "'bellow': 900} is not of the form"),
+        ({"below": 900}, "'below': 900} is not of the form"),
+        ({"TA": 2, "below": 900}, "'below': 900} is not of the form"),
+        ({"every": 2, "below": 1001}, "guidance_reuse below 1001 is above 1000"),
+        ({"every": 2, "below": "late"}, "guidance_reuse below 'late' is not a number"),
+        ({"every": 2, "below": None}, "guidance_reuse below None is not a number"),
+        ("0", "guidance_reuse 0 is below 1"),
+        ("", "'' is neither like 2 nor like TA=2"),
+        ("x", "'x' is neither like 2"),
+        ("TA", "'TA' is neither like 2"),
+        ("TA=x", "'TA=x' is neither like 2"),
+        ("TA=2,3", "'TA=2,3' is neither like 2"),
+        ("below=900", "'below=900' is neither like 2"),
+        ("TA=2,TA=3", "'TA=2,TA=3' names TA twice"),
+        ("TA=2,below=900,below=800", "names below twice"),
+    ],
 )
-def test_bad_schedules_are_refused(value) -> None:
-    with pytest.raises(ValueError):
+def test_bad_schedules_are_refused(value, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         GuidanceReuse.parse(value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    reuse = GuidanceReuse.parse({"every": {"TA": np.int64(2)}, "below": np.float32(900)})
+    assert json.dumps(reuse.to_json()) == '{"every": {"TA": 2}, "below": 900.0}'
+    assert GuidanceReuse.parse(np.int64(2)) == GuidanceReuse(every=2)
 
 
 def test_settings_go_through_json() -> None:
@@ -96,6 +129,7 @@ def test_settings_go_through_json() -> None:
 
 
 def test_text_is_read() -> None:
+    assert GuidanceReuse.parse(" TA=2, 0=4") == GuidanceReuse(every={"TA": 2, "0": 4})
     assert GuidanceReuse.parse("3") == GuidanceReuse(every=3)
     assert GuidanceReuse.parse("TA=2,0=4,below=900") == GuidanceReuse(every={"TA": 2, "0": 4}, below=900.0)
 
