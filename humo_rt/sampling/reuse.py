@@ -9,7 +9,7 @@ Knows which branch is due and how differences are kept; what a branch computes i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,44 +105,60 @@ def _period(value: Any, of: str = "") -> int:
     return rules.whole(f"guidance_reuse{of}", value, 1)
 
 
-class ReusingModel(GuidedModel):
-    """A guided model that keeps differences of branches from the anchor. Serves one run through the timesteps.
+class ReuseSchedule:
+    """Which branches are computed, step after step. Serves one run through the timesteps."""
 
-    ``forwards`` counts the branches computed so far.
-    """
-
-    def __init__(self, *args: Any, reuse: GuidanceReuse, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, reuse: GuidanceReuse) -> None:
         self.reuse = reuse
-        self.forwards = 0
         self._step = 0
         self._anchor: str | None = None
         self._computed_at: dict[str, int] = {}
-        self._differences: dict[str, Tensor] = {}
 
-    def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
-        """The weighted sum of the branches' velocities, some of them as they were, float32."""
-        anchor = richest_branch(weights)
+    def next(self, branches: Iterable[str], timestep: float) -> tuple[str, ...]:
+        """Of the branches that guide the next step those to compute, the anchor first."""
+        branches = tuple(branches)
+        anchor = richest_branch(branches)
         if anchor != self._anchor:  # differences from another branch say nothing about this one
             self._anchor = anchor
             self._computed_at.clear()
-        due = [name for name in weights if name != anchor and self._is_due(name, timestep)]
-        found = self._branches(x_NCTHW, timestep, (anchor, *due))
-        total = found[anchor].float().clone()
-        for name in due:
-            self._differences[name] = found[name] - found[anchor]
-            self._computed_at[name] = self._step
-        for name, weight in weights.items():
-            if name != anchor:
-                total.add_(self._differences[name], alpha=weight)
+        due = [name for name in branches if name != anchor and self._is_due(name, timestep)]
+        self._computed_at |= dict.fromkeys(due, self._step)
         self._step += 1
-        return total
+        return anchor, *due
 
-    def _is_due(self, name: str, timestep: int) -> bool:
+    def _is_due(self, name: str, timestep: float) -> bool:
         if name not in self._computed_at:
             return True
         return self.reuse.is_due(name, age=self._step - self._computed_at[name], timestep=timestep)
 
-    def _branches(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> dict[str, Tensor]:
-        self.forwards += len(names)
-        return dict(zip(names, self.branches(x_NCTHW, timestep, names), strict=True))
+
+def computed_branches(
+    table: GuidanceTable, timesteps: Sequence[float], reuse: GuidanceReuse | None
+) -> list[tuple[str, ...]]:
+    """The branches that each step at ``timesteps`` computes."""
+    if reuse is None:
+        return [tuple(table.at(timestep)) for timestep in timesteps]
+    schedule = ReuseSchedule(reuse)
+    return [schedule.next(table.at(timestep), timestep) for timestep in timesteps]
+
+
+class ReusingModel(GuidedModel):
+    """A guided model that keeps differences of branches from the anchor. Serves one run through the timesteps."""
+
+    def __init__(self, *args: Any, reuse: GuidanceReuse, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._schedule = ReuseSchedule(reuse)
+        self._differences: dict[str, Tensor] = {}
+
+    def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
+        """The weighted sum of the branches' velocities, some of them as they were, float32."""
+        names = self._schedule.next(weights, timestep)
+        found = dict(zip(names, self.branches(x_NCTHW, timestep, names), strict=True))
+        anchor, *due = names
+        total = found[anchor].float().clone()
+        for name in due:
+            self._differences[name] = found[name] - found[anchor]
+        for name, weight in weights.items():
+            if name != anchor:
+                total.add_(self._differences[name], alpha=weight)
+        return total

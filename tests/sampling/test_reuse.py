@@ -8,16 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-from humo_rt.sampling.branches import Conditions
+from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.guidance import GuidanceRow, GuidanceTable
-from humo_rt.sampling.reuse import GuidanceReuse, ReusingModel
+from humo_rt.sampling.reuse import GuidanceReuse, ReusingModel, computed_branches
 from tests.tiny import tiny_pipeline
 
 PROMPT = "A woman is talking to the camera."
 TABLE = {"TIA": 2.0, "TA": 1.0, "T": -1.0, "0": -1.0}
 
 
-def guided(every, below: float = 1000.0) -> tuple[ReusingModel, torch.Tensor]:
+class Counting(ReusingModel):
+    """Counts the branches it computes."""
+
+    forwards = 0
+
+    def branches(self, x_NCTHW, timestep, names):
+        self.forwards += len(names)
+        return super().branches(x_NCTHW, timestep, names)
+
+
+def guided(every, below: float = 1000.0) -> tuple[Counting, torch.Tensor]:
     pipeline = tiny_pipeline("frames")
     config = pipeline.config.dit
     noise = torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
@@ -28,7 +38,7 @@ def guided(every, below: float = 1000.0) -> tuple[ReusingModel, torch.Tensor]:
         audio=torch.randn(1, 2, config.audio_window, config.audio_bands, config.audio_dim),
         reference_latents=torch.randn(1, 16, 1, 4, 6),
     )
-    return ReusingModel(pipeline.dit, conditions, noise, reuse=GuidanceReuse(every=every, below=below)), noise
+    return Counting(pipeline.dit, conditions, noise, reuse=GuidanceReuse(every=every, below=below)), noise
 
 
 def counts(every, timesteps, below: float = 1000.0, weights=None) -> list[int]:
@@ -40,6 +50,8 @@ def counts(every, timesteps, below: float = 1000.0, weights=None) -> list[int]:
         with torch.no_grad():
             model.velocity(noise, timestep, weights or TABLE)
         seen.append(model.forwards - before)
+    expected = computed_branches(GuidanceTable((GuidanceRow(weights or TABLE),)), timesteps, model._schedule.reuse)
+    assert seen == [len(names) for names in expected]
     return seen
 
 
@@ -50,7 +62,7 @@ def test_nothing_kept_is_plain_guidance(branch_batch_size) -> None:
     model.branch_batch_size = branch_batch_size
     with torch.no_grad():
         for timestep in (900, 500):
-            plain = super(ReusingModel, model).velocity(noise, timestep, TABLE)
+            plain = GuidedModel.velocity(model, noise, timestep, TABLE)
             torch.testing.assert_close(model.velocity(noise, timestep, TABLE), plain)
 
 
@@ -59,7 +71,7 @@ def test_a_kept_difference_is_the_one_of_the_step_it_was_computed_at() -> None:
     later = noise + 0.1
     with torch.no_grad():
         first, second = (
-            {name: super(ReusingModel, model).velocity(x, t, {name: 1.0}) for name in TABLE}
+            {name: GuidedModel.velocity(model, x, t, {name: 1.0}) for name in TABLE}
             for x, t in ((noise, 900), (later, 800))
         )
         model.velocity(noise, 900, TABLE)
