@@ -22,7 +22,7 @@ from humo_rt.conditions.text import TextConditioner
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
 from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_audio, read_image, read_sound
 from humo_rt.model.dit import HumoDiT
-from humo_rt.request import GenerateOptions, GenerationRequest
+from humo_rt.request import GenerateOptions, GenerationRequest, GuidanceOptions
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
@@ -34,10 +34,10 @@ from humo_rt.runtime.precision import EXACT, FP8, check_precision
 from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.runtime.settled import Running, settle
 from humo_rt.runtime.trace import Tracer, block_ranges
-from humo_rt.runtime.warmup import noise_inputs, run_sampler
+from humo_rt.runtime.warmup import every_set_once, noise_inputs, run_sampler
 from humo_rt.sampling.branches import Conditions
 from humo_rt.sampling.denoise import denoise
-from humo_rt.sampling.guidance import guidance_table
+from humo_rt.sampling.guidance import GuidanceTable, guidance_table
 from humo_rt.sampling.schedule import make_scheduler
 from humo_rt.weights.components import Components, load_components
 from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
@@ -204,22 +204,30 @@ class Pipeline:
         width: int | None = None,
         num_frames: int | None = None,
         mode: str = "TIA",
-        branch_batch_size: int | None = None,
+        **guidance: Unpack[GuidanceOptions],
     ) -> None:
         """Load, compile and allocate now what the first ``generate`` of this size would otherwise wait for.
 
-        Makes the frames of one denoising step from noise and drops them; no later result changes. ``mode``: T, TI, TA
-        or TIA, the conditions that will be given. What is left out comes from the preset. Errors as ``generate``.
+        Denoises noise, with one step for every set of branches that the steps of ``generate`` compute together: each
+        row of the guidance table, and what ``guidance_reuse`` leaves of it. No later result changes. ``mode``: T,
+        TI, TA or TIA, the conditions that will be given. Several images or speakers, and face masks, have shapes of
+        their own, for which the first ``generate`` still waits. What is left out comes from the preset. Errors as
+        ``generate``.
         """
         inputs = noise_inputs(mode, self.config.num_frames if num_frames is None else num_frames)
+        size = {"height": height, "width": width, "seed": 0}
+        request = self._accept(GenerationRequest(prompt="A person is talking.", **size, **inputs, **guidance))
+        clock = StageClock(self.device)
         # Noise must not push out what is worth keeping.
         kept, self._encodings = self._encodings, EncodingCache()
-        size = {"height": height, "width": width, "branch_batch_size": branch_batch_size}
         try:
-            self.generate("A person is talking.", num_inference_steps=1, seed=0, **size, **inputs)
+            conditions = self._encode_conditions(request, _read_sounds(request, clock), clock)
         finally:
             self._encodings = kept
-        run_sampler(self.config.flow_shift, self.device)
+        latents = self._denoise(every_set_once(request, self._guidance_table(request)), conditions, None)
+        for _ in self._decode(latents, clock):
+            pass
+        run_sampler(request, self.device)
 
     def clear_caches(self) -> None:
         """Forget the encodings of earlier texts, sounds and images, 256 MiB at most, which stay on the device.
@@ -316,7 +324,6 @@ class Pipeline:
         scheduler = make_scheduler(
             request.num_inference_steps, request.flow_shift, sampler=request.sampler, device=self.device
         )
-        table = guidance_table(self.config, conditions.mode, request.guidance, **request.guidance_options())
         watched = {} if tracer is None else {"around_step": tracer.step}
         ranges = nullcontext() if tracer is None else block_ranges(self.dit)
         with request.step_observer(self) as on_step, ranges:
@@ -324,7 +331,7 @@ class Pipeline:
                 self.denoiser,
                 conditions,
                 self._noise(request, conditions.num_slots),
-                guidance=table,
+                guidance=self._guidance_table(request),
                 scheduler=scheduler,
                 branch_batch_size=request.branch_batch_size,
                 reuse=request.guidance_reuse,
@@ -364,7 +371,7 @@ class Pipeline:
             from humo_rt.tensorrt.graph_dit import require_one_speaker
 
             require_one_speaker(len(request.audios))
-        table = guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
+        table = self._guidance_table(request)
         branches = max(len(row.weights) for row in table.rows)
         needed = activation_bytes(
             self.config,
@@ -382,6 +389,9 @@ class Pipeline:
         purpose = f"{request.width}x{request.height} with {request.num_frames} frames and {branches} guidance branches"
         check_memory(needed, available_memory(self.device), purpose)
         return request
+
+    def _guidance_table(self, request: GenerationRequest) -> GuidanceTable:
+        return guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
 
     def _open_writer(self, request: GenerationRequest, sounds: Sequence[Sound]) -> BackgroundWriter:
         sound = mix(sounds) if sounds else None

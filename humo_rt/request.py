@@ -45,7 +45,22 @@ MAX_TIMESTEP = 1000.0
 FACE_MASK_THRESHOLD = 0.5
 
 
-class GenerateOptions(TypedDict, total=False):
+class GuidanceOptions(TypedDict, total=False):
+    """Of ``GenerateOptions`` those that decide which guidance branches run at which step."""
+
+    num_inference_steps: int | None
+    guidance: str | GuidanceTable | Sequence[Mapping[str, Any]] | None
+    guidance_scale: float | None
+    audio_guidance_scale: float | None
+    image_guidance_scale: float | None
+    guidance_switch_timestep: float | None
+    guidance_reuse: int | str | Mapping[str, Any] | GuidanceReuse | None
+    flow_shift: float | None
+    sampler: str | None
+    branch_batch_size: int | None
+
+
+class GenerateOptions(GuidanceOptions, total=False):
     """The keyword arguments of ``generate`` beside the prompt; what is left out or None comes from the preset.
 
     image: reference images of the person, clothes or things: one or several paths, Pillow images or (H, W, 3) arrays.
@@ -84,18 +99,8 @@ class GenerateOptions(TypedDict, total=False):
     height: int | None
     width: int | None
     num_frames: int | None
-    num_inference_steps: int | None
     seed: int | None
     generator: torch.Generator | None
-    guidance: str | GuidanceTable | Sequence[Mapping[str, Any]] | None
-    guidance_scale: float | None
-    audio_guidance_scale: float | None
-    image_guidance_scale: float | None
-    guidance_switch_timestep: float | None
-    guidance_reuse: int | str | Mapping[str, Any] | GuidanceReuse | None
-    flow_shift: float | None
-    sampler: str | None
-    branch_batch_size: int | None
     callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None
     output: str | os.PathLike[str] | None
     progress: bool | Callable[[int, int], None]
