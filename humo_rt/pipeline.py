@@ -15,20 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from humo_rt.conditions.audio import AudioConditioner, window_audio
-from humo_rt.conditions.face import with_reference_frames
-from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
-from humo_rt.conditions.text import TextConditioner
+from humo_rt.condition_encoder import ConditionEncoder
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
-from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_audio, read_image, read_sound
+from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_sound
 from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest, GuidanceOptions
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
 from humo_rt.runtime.clock import StageClock
-from humo_rt.runtime.encoding_cache import EncodingCache, digest
-from humo_rt.runtime.offload import visiting
+from humo_rt.runtime.encoding_cache import EncodingCache
 from humo_rt.runtime.placement import chosen_device
 from humo_rt.runtime.precision import EXACT, FP8, check_precision
 from humo_rt.runtime.replay import ReplayedDiT
@@ -76,13 +72,11 @@ class Pipeline:
         self.dit = _opened(components.dit, dit_engine, self.attention_backend, precision, self.device)
         replays = dit_engine is None and self.device.type == "cuda" and cuda_graphs is not False
         self.denoiser = ReplayedDiT(self.dit, always=bool(cuda_graphs)) if replays else self.dit
-        self.vae, self.shipped_grey = components.vae, components.zero_vae
+        self.vae = components.vae
         if channels_last_pays(self.vae, self.device):
             use_channels_last(self.vae)
-        self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
-        self.audio = AudioConditioner(components.audio_encoder)
+        self.encoder = ConditionEncoder(components, self.vae, self.device)
         self.weights = components.weights
-        self._encodings = EncodingCache()
 
     @classmethod
     def from_pretrained(
@@ -219,11 +213,11 @@ class Pipeline:
         request = self._accept(GenerationRequest(prompt="A person is talking.", **size, **inputs, **guidance))
         clock = StageClock(self.device)
         # Noise must not push out what is worth keeping.
-        kept, self._encodings = self._encodings, EncodingCache()
+        kept, self.encoder.cache = self.encoder.cache, EncodingCache()
         try:
-            conditions = self._encode_conditions(request, _read_sounds(request, clock), clock)
+            conditions = self.encoder.encode(request, _read_sounds(request, clock), clock)
         finally:
-            self._encodings = kept
+            self.encoder.cache = kept
         latents = self._denoise(every_set_once(request, self._guidance_table(request)), conditions, None)
         for _ in self._decode(latents, clock):
             pass
@@ -234,7 +228,7 @@ class Pipeline:
 
         Call it after changing weights in place. Results are the same with and without them.
         """
-        self._encodings.clear()
+        self.encoder.cache.clear()
 
     def settings(self, request: GenerationRequest) -> dict[str, Any]:
         """Everything that decides the video, JSON-ready: the arguments under their names, then model and machine."""
@@ -257,7 +251,7 @@ class Pipeline:
         """Blocks of frames; each is also encoded into the output, if there is one, while the next is decoded."""
         with ExitStack() as stack:
             writer = stack.enter_context(self._open_writer(request, sounds)) if request.output else None
-            conditions = self._encode_conditions(request, sounds, clock)
+            conditions = self.encoder.encode(request, sounds, clock)
             with clock.stage("denoise"):
                 latents = self._denoise(request, conditions, tracer)
             for block_FHWC in self._decode(latents, clock):
@@ -267,57 +261,6 @@ class Pipeline:
                 yield block_FHWC
             with clock.stage("encode"):
                 stack.close()
-
-    def _encode_conditions(self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock) -> Conditions:
-        latent_frames, rows, columns = request.latent_size
-        with clock.stage("text"):
-            # Cached as a pair: they share a forward, and alone they may come out different in the last bit.
-            prompts = [request.prompt, request.negative_prompt]
-            positive, negative = self._encodings.get(("text", *prompts), lambda: self._encode_texts(prompts))
-        references = grey = None
-        audio = self._encode_sounds(sounds, latent_frames, clock) if sounds else None
-        with clock.stage("image"):
-            if request.images:
-                fitted = [fit_on_white(read_image(image), request.width, request.height) for image in request.images]
-                (references,) = self._encodings.get(
-                    ("images", *(digest(image.numpy()) for image in fitted)),
-                    lambda: [encode_references(self.vae, fitted)[None]],
-                )
-            if self.config.dit.image_injection == "channels":
-                slots = max(1, len(request.images))
-                size = (latent_frames + slots, rows, columns)
-                (grey,) = self._encodings.get(
-                    ("grey", *size), lambda: [grey_latents(self.vae, *size, self.shipped_grey)]
-                )
-        slots, faces = max(1, len(request.images)), request.face_weights
-        return Conditions(
-            text_embeds=[positive],
-            negative_embeds=negative,
-            audio=audio,
-            reference_latents=references,
-            grey_latents=grey,
-            face_mask=None if faces is None else with_reference_frames(faces, slots).unsqueeze(-4),
-            predict_faces=request.face_mask_threshold,
-        )
-
-    def _encode_texts(self, prompts: Sequence[str]) -> list[Tensor]:
-        with visiting(self.text.encoder, self.device):
-            return self.text.encode(prompts)
-
-    def _encode_sound(self, sound: Sound, latent_frames: int) -> Tensor:
-        with visiting(self.audio.encoder, self.device):
-            return window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]
-
-    def _encode_sounds(self, sounds: Sequence[Sound], latent_frames: int, clock: StageClock) -> Tensor:
-        """Windowed features (1, T, window, bands, A) of one speaker, of several (P, 1, T, window, bands, A)."""
-        encoded = []
-        with clock.stage("audio"):
-            for sound in sounds:
-                encoded += self._encodings.get(
-                    ("audio", digest(sound.samples_SC), sound.sample_rate, latent_frames),
-                    lambda sound=sound: [self._encode_sound(sound, latent_frames)],
-                )
-        return encoded[0] if len(encoded) == 1 else torch.stack(encoded)
 
     def _denoise(self, request: GenerationRequest, conditions: Conditions, tracer: Tracer | None) -> Tensor:
         """Denoised video latents (1, 16, T - R, H/8, W/8); RuntimeError if they are not finite."""

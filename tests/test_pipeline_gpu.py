@@ -77,9 +77,10 @@ def test_float32_is_the_cpus_video(layout: str) -> None:
     tiny = tiny_pipeline(layout)
     # Random weights depend on the kind of device, so the GPU is given the CPU's.
     on_gpu = tiny_pipeline(layout, torch.float32, "cuda")
-    for there, here in ((on_gpu.dit, tiny.dit), (on_gpu.vae, tiny.vae), (on_gpu.text.encoder, tiny.text.encoder)):
+    for there, here in ((on_gpu.dit, tiny.dit), (on_gpu.vae, tiny.vae)):
         there.load_state_dict(here.state_dict())
-    on_gpu.audio.encoder.load_state_dict(tiny.audio.encoder.state_dict())
+    for there, here in ((on_gpu.encoder.text, tiny.encoder.text), (on_gpu.encoder.audio, tiny.encoder.audio)):
+        there.encoder.load_state_dict(here.encoder.state_dict())
     on_gpu.clear_caches()
     videos = [
         pipeline.generate(PROMPT, num_frames=5, generator=torch.Generator().manual_seed(3), **given("TIA")).frames
@@ -95,5 +96,5 @@ def test_encoders_in_host_memory_change_no_frame() -> None:
     )
     frames = [pipeline.generate(PROMPT, num_inference_steps=2, **options).frames for pipeline in (resident, offloaded)]
     assert np.array_equal(*frames)
-    kept = [*offloaded.text.encoder.parameters(), *offloaded.audio.encoder.parameters()]
+    kept = [*offloaded.encoder.text.encoder.parameters(), *offloaded.encoder.audio.encoder.parameters()]
     assert {tensor.device.type for tensor in kept} == {"cpu"}

@@ -56,9 +56,9 @@ def test_it_runs_one_step_of_the_size_asked_for(monkeypatch) -> None:
 def test_it_keeps_what_was_encoded_before_and_nothing_of_its_own() -> None:
     pipeline = Pipeline(tiny_components(tiny_config(HUMO_17B)))
     pipeline.generate(PROMPT, seed=3, **given("TIA"))
-    kept = list(pipeline._encodings._entries)
+    kept = list(pipeline.encoder.cache._entries)
     pipeline.warmup(num_frames=9)
-    assert list(pipeline._encodings._entries) == kept
+    assert list(pipeline.encoder.cache._entries) == kept
 
 
 def forwards(pipeline: Pipeline, monkeypatch) -> set:
@@ -118,4 +118,4 @@ def test_what_cannot_work_is_refused_as_generate_refuses_it(options: dict, messa
     pipeline = Pipeline(tiny_components(tiny_config(HUMO_1_7B)))
     with pytest.raises(ValueError, match=message):
         pipeline.warmup(**options)
-    assert len(pipeline._encodings) == 0
+    assert len(pipeline.encoder.cache) == 0

@@ -31,7 +31,7 @@ def guided(every, below: float = 1000.0) -> tuple[Counting, torch.Tensor]:
     pipeline = tiny_pipeline("frames")
     config = pipeline.config.dit
     noise = torch.randn(1, 16, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    positive, negative = pipeline.text.encode([PROMPT, ""])
+    positive, negative = pipeline.encoder.text.encode([PROMPT, ""])
     conditions = Conditions(
         text_embeds=[positive],
         negative_embeds=negative,
