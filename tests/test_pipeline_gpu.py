@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from humo_rt.config import HUMO_1_7B
 from humo_rt.pipeline import Pipeline
-from tests.tiny import tiny_pipeline
+from tests.tiny import tiny_components, tiny_config, tiny_pipeline
 
 pytestmark = pytest.mark.gpu
 
@@ -87,6 +88,29 @@ def test_float32_is_the_cpus_video(layout: str) -> None:
         for pipeline in (tiny, on_gpu)
     ]
     assert np.abs(videos[0].astype(float) - videos[1]).mean() < 1.0
+
+
+def test_latents_in_half_precision_from_a_callback_go_on() -> None:
+    pipeline = tiny_pipeline("frames", torch.bfloat16, "cuda")
+    options = {"num_frames": 5, "seed": 3, **given("TIA")}
+    plain = pipeline.generate(PROMPT, **options).frames.astype(float)
+    halved = pipeline.generate(
+        PROMPT, callback_on_step_end=lambda *seen: {"latents": seen[-1]["latents"].half().cpu()}, **options
+    )
+    assert np.abs(halved.frames - plain).mean() < 3.0
+
+
+@pytest.mark.parametrize("second", [{"precision": "fp8"}, {"attention_backend": "sdpa"}], ids=str)
+def test_a_second_pipeline_that_would_change_the_dit_is_refused(second: dict) -> None:
+    components = tiny_components(tiny_config(HUMO_1_7B), dtype=torch.bfloat16, device="cuda")
+    first = Pipeline(components, attention_backend="sdpa-flash")
+    options = {"num_frames": 5, "seed": 3, **given("TIA")}
+    expected = first.generate(PROMPT, **options)
+    with pytest.raises(ValueError, match="another pipeline runs the DiT of these components"):
+        Pipeline(components, **second)
+    assert np.array_equal(first.generate(PROMPT, **options).frames, expected.frames)
+    shared = Pipeline(components, attention_backend="sdpa-flash")
+    assert np.array_equal(shared.generate(PROMPT, **options).frames, expected.frames)
 
 
 def test_encoders_in_host_memory_change_no_frame() -> None:
