@@ -30,11 +30,12 @@ from humo_rt.runtime.precision import EXACT, FP8, check_precision
 from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.runtime.settled import Running, settle
 from humo_rt.runtime.trace import Tracer, block_ranges
-from humo_rt.runtime.warmup import every_set_once, noise_inputs, run_sampler
+from humo_rt.runtime.warmup import noise_inputs, one_step_each, run_sampler
 from humo_rt.sampling.branches import Conditions
 from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import GuidanceTable, guidance_table
-from humo_rt.sampling.schedule import make_scheduler
+from humo_rt.sampling.reuse import computed_branches
+from humo_rt.sampling.schedule import make_scheduler, model_timesteps
 from humo_rt.weights.components import Components, load_components
 from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
 from humo_rt.weights.resolve import configuration
@@ -218,7 +219,7 @@ class Pipeline:
             conditions = self.encoder.encode(request, _read_sounds(request, clock), clock)
         finally:
             self.encoder.cache = kept
-        latents = self._denoise(every_set_once(request, self._guidance_table(request)), conditions, None)
+        latents = self._denoise(one_step_each(request, self._branch_sets(request)), conditions, None)
         for _ in self._decode(latents, clock):
             pass
         run_sampler(request, self.device)
@@ -314,8 +315,8 @@ class Pipeline:
             from humo_rt.tensorrt.graph_dit import require_one_speaker
 
             require_one_speaker(len(request.audios))
-        table = self._guidance_table(request)
-        branches = max(len(row.weights) for row in table.rows)
+        sets = self._branch_sets(request)
+        branches = max(map(len, sets))
         needed = activation_bytes(
             self.config,
             height=request.height,
@@ -323,7 +324,7 @@ class Pipeline:
             num_frames=request.num_frames,
             references=max(1, len(request.images)),
             branches=min(branches, request.branch_batch_size or branches),
-            contexts=sum(len(row.weights) for row in table.rows),
+            contexts=sum(map(len, sets)),
             dtype=self.dtype,
             fused=self.device.type == "cuda" and self.dit_engine is None,
             predicts_faces=request.face_mask_threshold is not None,
@@ -335,6 +336,12 @@ class Pipeline:
 
     def _guidance_table(self, request: GenerationRequest) -> GuidanceTable:
         return guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
+
+    def _branch_sets(self, request: GenerationRequest) -> list[tuple[str, ...]]:
+        """The branches that a step computes together, of all steps, each set once."""
+        scheduler = make_scheduler(request.num_inference_steps, request.flow_shift, sampler=request.sampler)
+        steps = computed_branches(self._guidance_table(request), model_timesteps(scheduler), request.guidance_reuse)
+        return list(dict.fromkeys(steps))
 
     def _open_writer(self, request: GenerationRequest, sounds: Sequence[Sound]) -> BackgroundWriter:
         sound = mix(sounds) if sounds else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,6 @@ from humo_rt import rules
 from humo_rt.config import FPS, SAMPLE_RATE
 from humo_rt.request import GenerationRequest
 from humo_rt.sampling.guidance import MODES, NUMBERS, GuidanceRow, GuidanceTable
-from humo_rt.sampling.reuse import computed_branches
 from humo_rt.sampling.schedule import advance, make_scheduler, model_timesteps
 
 # The order of UniPC has risen, and its corrector followed, after three.
@@ -33,25 +33,16 @@ def noise_inputs(mode: str, num_frames: int) -> dict[str, Any]:
     return inputs
 
 
-def every_set_once(request: GenerationRequest, table: GuidanceTable) -> GenerationRequest:
-    """A generation with one step for each set of branches that the steps of ``request`` compute together.
-
-    ``table`` is the guidance of ``request``.
-    """
-    timesteps = _timesteps(request)
-    sets = list(dict.fromkeys(computed_branches(table, timesteps, request.guidance_reuse)))
+def one_step_each(request: GenerationRequest, sets: Sequence[tuple[str, ...]]) -> GenerationRequest:
+    """``request`` with one step for each set of branches, which computes these and no others."""
     # Without a shift the timesteps are evenly spaced, so that a row of the table can be for one of them alone.
     short = replace(request, num_inference_steps=len(sets), flow_shift=1.0, guidance_reuse=None)
-    bounds = [timestep - 0.5 for timestep in _timesteps(short)[:-1]]
+    timesteps = model_timesteps(make_scheduler(len(sets), short.flow_shift, sampler=request.sampler))
+    bounds = [*(timestep - 0.5 for timestep in timesteps[:-1]), None]
     rows = [
-        GuidanceRow({name: 1 / len(names) for name in names}, bound)
-        for names, bound in zip(sets, [*bounds, None], strict=True)
+        GuidanceRow({name: 1 / len(names) for name in names}, bound) for names, bound in zip(sets, bounds, strict=True)
     ]
     return replace(short, guidance=GuidanceTable(tuple(rows)), **dict.fromkeys(NUMBERS))
-
-
-def _timesteps(request: GenerationRequest) -> list[int]:
-    return model_timesteps(make_scheduler(request.num_inference_steps, request.flow_shift, sampler=request.sampler))
 
 
 def run_sampler(request: GenerationRequest, device: torch.device) -> None:
