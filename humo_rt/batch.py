@@ -35,6 +35,12 @@ class Case:
     entry: Any
     folder: Path
 
+    @property
+    def mode(self) -> str:
+        """T, TI, TA or TIA: the conditions it names, whether they can be used or not."""
+        named = self.entry if isinstance(self.entry, dict) else {}
+        return "T" + "I" * bool(named.get("img_paths")) + "A" * bool(named.get("audio_path"))
+
     def request(self) -> tuple[str, dict[str, Any]]:
         """The prompt and the conditions. ``ValueError`` names the case's first fault."""
         if Path(self.name).name != self.name or self.name in ("", ".", ".."):

@@ -137,20 +137,22 @@ def conditions(
 
 def face_masks(given: list[str], speakers: int) -> Any:
     """The mask of the one speaker, or a list with one for each; ``ValueError`` for what cannot be told apart."""
-    if speakers < 2:
-        return _face_mask(given)
     of_speaker: dict[int, list[str]] = {}
     for text in given:
         number, _, mask = text.partition(":")
         if not (number.isdecimal() and mask):
-            if text == "predictor" and len(given) == 1:
+            if speakers > 1 and text == "predictor" and len(given) == 1:
                 return text
-            raise ValueError(f"--face-mask {text} does not say whose it is: write 0:{text} for the first --audio")
-        if int(number) >= speakers:
+            if speakers > 1:
+                raise ValueError(f"--face-mask {text} does not say whose it is: write 0:{text} for the first --audio")
+            number, mask = "0", text
+        if int(number) >= max(speakers, 1):
             raise ValueError(
                 f"--face-mask {text} is for --audio {number}, but the last of {speakers} is {speakers - 1}"
             )
         of_speaker.setdefault(int(number), []).append(mask)
+    if speakers < 2:
+        return _face_mask(of_speaker[0])
     return [_face_mask(of_speaker[speaker]) if speaker in of_speaker else None for speaker in range(speakers)]
 
 

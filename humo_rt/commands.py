@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from humo_rt import rules
 from humo_rt.cli_options import model_source, torch_dtype
 from humo_rt.terminal import FAILED, say
 
 if TYPE_CHECKING:
+    from humo_rt.batch import Case
     from humo_rt.pipeline import Pipeline
 
 
@@ -78,12 +80,11 @@ def refuse_beside_cases(alone: dict[str, Any]) -> None:
 
 def generate_cases(path: Path, options: dict[str, Any], model: dict[str, Any], folder: Path) -> None:
     """A video for each case of a JSON file; exit code 1 when one failed."""
-    from humo_rt.batch import Case, read_cases, run_cases
+    from humo_rt.batch import read_cases, run_cases
     from humo_rt.terminal import GenerationProgress, show_outcomes
 
     cases = read_cases(path)
-    # What all cases share is checked once; their own prompts, images and sounds when their turn comes.
-    _checked_before_loading({"prompt": "any"}, options, model, None)
+    _check_shared_options(cases, options, model)
     if not folder.exists():
         _check_folder(folder.parent)
         folder.mkdir()
@@ -102,6 +103,26 @@ def generate_cases(path: Path, options: dict[str, Any], model: dict[str, Any], f
     show_outcomes(outcomes)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(FAILED)
+
+
+def _check_shared_options(cases: list[Case], options: dict[str, Any], model: dict[str, Any]) -> None:
+    """Refuse what suits no case; the cases' own prompts, images and sounds are checked when their turn comes.
+
+    Some options suit some conditions only, and stand-ins have each case's conditions.
+    """
+    from humo_rt.runtime.warmup import noise_inputs
+
+    refusals = {}
+    modes = sorted({case.mode for case in cases})
+    for mode in modes:
+        shown = noise_inputs(mode, rules.MIN_SPOKEN_FRAMES)
+        length = {"num_frames": shown.pop("num_frames")}
+        try:
+            _checked_before_loading({"prompt": "any", **shown}, length | options, model, None)
+        except ValueError as error:
+            refusals[mode] = error
+    if len(refusals) == len(modes):
+        raise refusals[modes[0]]
 
 
 def _checked_before_loading(

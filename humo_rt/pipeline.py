@@ -15,31 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from humo_rt.conditions.audio import AudioConditioner, window_audio
-from humo_rt.conditions.face import with_reference_frames
-from humo_rt.conditions.image import encode_references, fit_on_white, grey_latents
-from humo_rt.conditions.text import TextConditioner
+from humo_rt.condition_encoder import ConditionEncoder
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
-from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_audio, read_image, read_sound
+from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_sound
 from humo_rt.model.dit import HumoDiT
-from humo_rt.request import GenerateOptions, GenerationRequest
+from humo_rt.request import GenerateOptions, GenerationRequest, GuidanceOptions
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
 from humo_rt.runtime.clock import StageClock
-from humo_rt.runtime.encoding_cache import EncodingCache, digest
-from humo_rt.runtime.float8_block import fuse_float8, is_float8
-from humo_rt.runtime.fused_block import fuse, is_fused
-from humo_rt.runtime.offload import visiting
+from humo_rt.runtime.encoding_cache import EncodingCache
 from humo_rt.runtime.placement import chosen_device
 from humo_rt.runtime.precision import EXACT, FP8, check_precision
 from humo_rt.runtime.replay import ReplayedDiT
+from humo_rt.runtime.settled import Running, settle
 from humo_rt.runtime.trace import Tracer, block_ranges
-from humo_rt.runtime.warmup import noise_inputs, run_sampler
+from humo_rt.runtime.warmup import noise_inputs, one_step_each, run_sampler
 from humo_rt.sampling.branches import Conditions
 from humo_rt.sampling.denoise import denoise
-from humo_rt.sampling.guidance import guidance_table
-from humo_rt.sampling.schedule import make_scheduler
+from humo_rt.sampling.guidance import GuidanceTable, guidance_table
+from humo_rt.sampling.reuse import computed_branches
+from humo_rt.sampling.schedule import make_scheduler, model_timesteps
 from humo_rt.weights.components import Components, load_components
 from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
 from humo_rt.weights.resolve import configuration
@@ -63,30 +59,26 @@ class Pipeline:
     ) -> None:
         """See ``from_pretrained`` for ``dit_engine``, ``attention_backend``, ``precision`` and ``cuda_graphs``.
 
-        With precision ``"fp8"`` the DiT of ``components`` loses its weights, and serves no other pipeline.
+        Pipelines that are made of the same ``components`` share the DiT: all of them give the same ``precision`` and
+        ``attention_backend``, or all of them a ``dit_engine``. ``ValueError`` otherwise, and nothing is changed.
         """
         self.config = components.config
-        self.dit = components.dit
-        self.shipped_grey = components.zero_vae
-        weight = self.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
+        weight = components.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
         self.device, self.dtype = weight.device, weight.dtype
-        self.vae = components.vae
-        if channels_last_pays(self.vae, self.device):
-            use_channels_last(self.vae)
         self.dit_engine, self.precision = dit_engine, precision
         _check_precision(precision, dit_engine, self.device, self.dtype, self.config.dit)
+        _check_graphs(cuda_graphs, self.device)
         self.attention_backend = _attention(
             attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim, precision
         )
-        if dit_engine is None:
-            attention_backends.use_attention(self.dit, self.attention_backend)
-        else:
-            self.dit = _open_engine(dit_engine, components)
-        self.denoiser = self.dit if dit_engine is not None else _denoiser(self.dit, self.device, precision, cuda_graphs)
-        self.text = TextConditioner(components.tokenizer, components.text_encoder, self.config.dit.text_len)
-        self.audio = AudioConditioner(components.audio_encoder)
+        self.dit = _opened(components, dit_engine, self.attention_backend, precision, self.device)
+        replays = dit_engine is None and self.device.type == "cuda" and cuda_graphs is not False
+        self.denoiser = ReplayedDiT(self.dit, always=bool(cuda_graphs)) if replays else self.dit
+        self.vae = components.vae
+        if channels_last_pays(self.vae, self.device):
+            use_channels_last(self.vae)
+        self.encoder = ConditionEncoder(components, self.vae, self.device)
         self.weights = components.weights
-        self._encodings = EncodingCache()
 
     @classmethod
     def from_pretrained(
@@ -134,6 +126,7 @@ class Pipeline:
         config = configuration(path_or_preset, weights).dit
         _check_precision(precision, dit_engine, device, dtype, config)
         _attention(attention_backend, dit_engine, device, dtype, config.head_dim, precision)
+        _check_graphs(cuda_graphs, device)
         if dit_engine is not None:
             from humo_rt.tensorrt import require_openable
 
@@ -213,29 +206,37 @@ class Pipeline:
         width: int | None = None,
         num_frames: int | None = None,
         mode: str = "TIA",
-        branch_batch_size: int | None = None,
+        **guidance: Unpack[GuidanceOptions],
     ) -> None:
         """Load, compile and allocate now what the first ``generate`` of this size would otherwise wait for.
 
-        Makes the frames of one denoising step from noise and drops them; no later result changes. ``mode``: T, TI, TA
-        or TIA, the conditions that will be given. What is left out comes from the preset. Errors as ``generate``.
+        Denoises noise, with one step for every set of branches that the steps of ``generate`` compute together: each
+        row of the guidance table, and what ``guidance_reuse`` leaves of it. No later result changes. ``mode``: T,
+        TI, TA or TIA, the conditions that will be given. Several images or speakers, and face masks, have shapes of
+        their own, for which the first ``generate`` still waits. What is left out comes from the preset. Errors as
+        ``generate``.
         """
         inputs = noise_inputs(mode, self.config.num_frames if num_frames is None else num_frames)
+        size = {"height": height, "width": width, "seed": 0}
+        request = self._accept(GenerationRequest(prompt="A person is talking.", **size, **inputs, **guidance))
+        clock = StageClock(self.device)
         # Noise must not push out what is worth keeping.
-        kept, self._encodings = self._encodings, EncodingCache()
-        size = {"height": height, "width": width, "branch_batch_size": branch_batch_size}
+        kept, self.encoder.cache = self.encoder.cache, EncodingCache()
         try:
-            self.generate("A person is talking.", num_inference_steps=1, seed=0, **size, **inputs)
+            conditions = self.encoder.encode(request, _read_sounds(request, clock), clock)
         finally:
-            self._encodings = kept
-        run_sampler(self.config.flow_shift, self.device)
+            self.encoder.cache = kept
+        latents = self._denoise(one_step_each(request, self._branch_sets(request)), conditions, None)
+        for _ in self._decode(latents, clock):
+            pass
+        run_sampler(request, self.device)
 
     def clear_caches(self) -> None:
         """Forget the encodings of earlier texts, sounds and images, 256 MiB at most, which stay on the device.
 
         Call it after changing weights in place. Results are the same with and without them.
         """
-        self._encodings.clear()
+        self.encoder.cache.clear()
 
     def settings(self, request: GenerationRequest) -> dict[str, Any]:
         """Everything that decides the video, JSON-ready: the arguments under their names, then model and machine."""
@@ -258,7 +259,7 @@ class Pipeline:
         """Blocks of frames; each is also encoded into the output, if there is one, while the next is decoded."""
         with ExitStack() as stack:
             writer = stack.enter_context(self._open_writer(request, sounds)) if request.output else None
-            conditions = self._encode_conditions(request, sounds, clock)
+            conditions = self.encoder.encode(request, sounds, clock)
             with clock.stage("denoise"):
                 latents = self._denoise(request, conditions, tracer)
             for block_FHWC in self._decode(latents, clock):
@@ -269,63 +270,11 @@ class Pipeline:
             with clock.stage("encode"):
                 stack.close()
 
-    def _encode_conditions(self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock) -> Conditions:
-        latent_frames, rows, columns = request.latent_size
-        with clock.stage("text"):
-            # Cached as a pair: they share a forward, and alone they may come out different in the last bit.
-            prompts = [request.prompt, request.negative_prompt]
-            positive, negative = self._encodings.get(("text", *prompts), lambda: self._encode_texts(prompts))
-        references = grey = None
-        audio = self._encode_sounds(sounds, latent_frames, clock) if sounds else None
-        with clock.stage("image"):
-            if request.images:
-                fitted = [fit_on_white(read_image(image), request.width, request.height) for image in request.images]
-                (references,) = self._encodings.get(
-                    ("images", *(digest(image.numpy()) for image in fitted)),
-                    lambda: [encode_references(self.vae, fitted)[None]],
-                )
-            if self.config.dit.image_injection == "channels":
-                slots = max(1, len(request.images))
-                size = (latent_frames + slots, rows, columns)
-                (grey,) = self._encodings.get(
-                    ("grey", *size), lambda: [grey_latents(self.vae, *size, self.shipped_grey)]
-                )
-        slots, faces = max(1, len(request.images)), request.face_weights
-        return Conditions(
-            text_embeds=[positive],
-            negative_embeds=negative,
-            audio=audio,
-            reference_latents=references,
-            grey_latents=grey,
-            face_mask=None if faces is None else with_reference_frames(faces, slots).unsqueeze(-4),
-            predict_faces=request.face_mask_threshold,
-        )
-
-    def _encode_texts(self, prompts: Sequence[str]) -> list[Tensor]:
-        with visiting(self.text.encoder, self.device):
-            return self.text.encode(prompts)
-
-    def _encode_sound(self, sound: Sound, latent_frames: int) -> Tensor:
-        with visiting(self.audio.encoder, self.device):
-            return window_audio(self.audio.embed(read_audio(sound)), latent_frames)[None]
-
-    def _encode_sounds(self, sounds: Sequence[Sound], latent_frames: int, clock: StageClock) -> Tensor:
-        """Windowed features (1, T, window, bands, A) of one speaker, of several (P, 1, T, window, bands, A)."""
-        encoded = []
-        with clock.stage("audio"):
-            for sound in sounds:
-                encoded += self._encodings.get(
-                    ("audio", digest(sound.samples_SC), sound.sample_rate, latent_frames),
-                    lambda sound=sound: [self._encode_sound(sound, latent_frames)],
-                )
-        return encoded[0] if len(encoded) == 1 else torch.stack(encoded)
-
     def _denoise(self, request: GenerationRequest, conditions: Conditions, tracer: Tracer | None) -> Tensor:
         """Denoised video latents (1, 16, T - R, H/8, W/8); RuntimeError if they are not finite."""
         scheduler = make_scheduler(
             request.num_inference_steps, request.flow_shift, sampler=request.sampler, device=self.device
         )
-        table = guidance_table(self.config, conditions.mode, request.guidance, **request.guidance_options())
         watched = {} if tracer is None else {"around_step": tracer.step}
         ranges = nullcontext() if tracer is None else block_ranges(self.dit)
         with request.step_observer(self) as on_step, ranges:
@@ -333,7 +282,7 @@ class Pipeline:
                 self.denoiser,
                 conditions,
                 self._noise(request, conditions.num_slots),
-                guidance=table,
+                guidance=self._guidance_table(request),
                 scheduler=scheduler,
                 branch_batch_size=request.branch_batch_size,
                 reuse=request.guidance_reuse,
@@ -369,12 +318,12 @@ class Pipeline:
     def _accept(self, request: GenerationRequest) -> GenerationRequest:
         """The request completed; RuntimeError when the estimate for its size exceeds the free memory."""
         request = request.validated(self.config)
-        table = guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
         if self.dit_engine is not None:
             from humo_rt.tensorrt.acceptance import require_served
 
-            require_served(self.dit, request, table)
-        branches = max(len(row.weights) for row in table.rows)
+            require_served(self.dit, request, self._guidance_table(request))
+        sets = self._branch_sets(request)
+        branches = max(map(len, sets))
         needed = activation_bytes(
             self.config,
             height=request.height,
@@ -382,7 +331,7 @@ class Pipeline:
             num_frames=request.num_frames,
             references=max(1, len(request.images)),
             branches=min(branches, request.branch_batch_size or branches),
-            contexts=sum(len(row.weights) for row in table.rows),
+            contexts=sum(map(len, sets)),
             dtype=self.dtype,
             fused=self.device.type == "cuda" and self.dit_engine is None,
             predicts_faces=request.face_mask_threshold is not None,
@@ -391,6 +340,15 @@ class Pipeline:
         purpose = f"{request.width}x{request.height} with {request.num_frames} frames and {branches} guidance branches"
         check_memory(needed, available_memory(self.device), purpose)
         return request
+
+    def _guidance_table(self, request: GenerationRequest) -> GuidanceTable:
+        return guidance_table(self.config, request.mode, request.guidance, **request.guidance_options())
+
+    def _branch_sets(self, request: GenerationRequest) -> list[tuple[str, ...]]:
+        """The branches that a step computes together, of all steps, each set once."""
+        scheduler = make_scheduler(request.num_inference_steps, request.flow_shift, sampler=request.sampler)
+        steps = computed_branches(self._guidance_table(request), model_timesteps(scheduler), request.guidance_reuse)
+        return list(dict.fromkeys(steps))
 
     def _open_writer(self, request: GenerationRequest, sounds: Sequence[Sound]) -> BackgroundWriter:
         sound = mix(sounds) if sounds else None
@@ -430,24 +388,24 @@ def generate(
 _loaded: dict[tuple[Any, ...], Pipeline] = {}
 
 
-def _denoiser(dit: HumoDiT, device: torch.device, precision: str, cuda_graphs: bool | None) -> HumoDiT | ReplayedDiT:
-    """What the denoise loop calls: on a GPU the DiT on fused kernels, its small forwards replayed."""
-    if device.type != "cuda":
-        return dit
-    if precision == FP8:
-        fuse_float8(dit)
-    elif is_float8(dit):
-        raise ValueError("the DiT of these components has lost its weights to another pipeline's 'fp8': load it again")
-    elif not is_fused(dit):
-        fuse(dit)
-    return dit if cuda_graphs is False else ReplayedDiT(dit, always=bool(cuda_graphs))
-
-
-def _open_engine(engine: str | Path | DitEngine, components: Components) -> GraphDiT:
+def _opened(
+    components: Components,
+    engine: str | Path | DitEngine | None,
+    attention_backend: str | None,
+    precision: str,
+    device: torch.device,
+) -> HumoDiT | GraphDiT:
+    """What runs forwards: the DiT, on fused kernels on a GPU, or the engine to which it gives its context."""
+    fused = engine is None and device.type == "cuda"
+    running = Running(attention_backend=attention_backend, precision=precision, fused=fused)
+    if engine is None:
+        return settle(components.dit, running)
     from humo_rt.tensorrt import open_dit
     from humo_rt.tensorrt.source import Source
 
-    return open_dit(engine, components.dit, loaded_from=Source.of(components))
+    opened = open_dit(engine, components.dit, loaded_from=Source.of(components))
+    settle(components.dit, running)
+    return opened
 
 
 def _check_precision(
@@ -456,6 +414,11 @@ def _check_precision(
     check_precision(precision, device, dtype, config)
     if engine is not None and precision != EXACT:
         raise ValueError(f"precision {precision!r} does not reach into {str(engine)!r}: leave it out")
+
+
+def _check_graphs(wanted: bool | None, device: torch.device) -> None:
+    if wanted and device.type != "cuda":
+        raise ValueError(f"cuda_graphs=True replays recordings of a GPU, but the model runs on {device}: leave it out")
 
 
 def _attention(

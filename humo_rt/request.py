@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from humo_rt.conditions.face import (
     PREDICTOR,
     DetectFaces,
     FaceMaskSource,
+    is_box,
     read_face_mask,
     read_face_masks,
     source_name,
@@ -45,17 +48,32 @@ MAX_TIMESTEP = 1000.0
 FACE_MASK_THRESHOLD = 0.5
 
 
-class GenerateOptions(TypedDict, total=False):
+class GuidanceOptions(TypedDict, total=False):
+    """Of ``GenerateOptions`` those that decide which guidance branches run at which step."""
+
+    num_inference_steps: int | None
+    guidance: str | GuidanceTable | Sequence[Mapping[str, Any]] | None
+    guidance_scale: float | None
+    audio_guidance_scale: float | None
+    image_guidance_scale: float | None
+    guidance_switch_timestep: float | None
+    guidance_reuse: int | str | Mapping[str, Any] | GuidanceReuse | None
+    flow_shift: float | None
+    sampler: str | None
+    branch_batch_size: int | None
+
+
+class GenerateOptions(GuidanceOptions, total=False):
     """The keyword arguments of ``generate`` beside the prompt; what is left out or None comes from the preset.
 
     image: reference images of the person, clothes or things: one or several paths, Pillow images or (H, W, 3) arrays.
     audio: the speech: a path to any file ffmpeg reads, or (samples, rate in Hz). Or a list of these, one for each
         speaker: what their audio adds is summed, and the video carries the mix.
     face_masks: where the audio acts: a box (left, top, right, bottom) in pixels or several, a mask image, white on the
-        face, or a mask video or array (F, H, W) with one mask for each frame; or ``DetectFaces`` of a picture or an
-        earlier video, or "detect:FILE". With a list of audios a list, one for each speaker. Everywhere when left out.
-        "predictor" changes the result: each step takes the mask that the model's own mask predictor gave in the step
-        before, from the branch that sees most, for all branches.
+        face, or a mask video, array or tensor (F, H, W) with one mask for each frame; or ``DetectFaces`` of a picture
+        or an earlier video, or "detect:FILE". With a list of audios a list, one for each speaker. Everywhere when left
+        out. "predictor" changes the result: each step takes the mask that the model's own mask predictor gave in the
+        step before, from the branch that sees most, for all branches.
     face_mask_threshold: of "predictor": the probability, above 0 and below 1, from which on a pixel is face; 0.5.
     negative_prompt: what the video should not look like.
     height, width: pixels, multiples of 16.
@@ -70,8 +88,8 @@ class GenerateOptions(TypedDict, total=False):
     flow_shift: > 0; larger values spend more steps on the coarse structure.
     sampler: "unipc" (the default) or "euler".
     branch_batch_size: guidance branches computed at once; all of them when left out. Fewer need less memory.
-    callback_on_step_end: called as (pipeline, step, timestep, {"latents": tensor}) after every step; latents in the
-        dict it returns, if any, replace the current ones.
+    callback_on_step_end: called as (pipeline, step, timestep, {"latents": tensor}) after every step; latents of the
+        same shape in the dict it returns, if any, replace the current ones, in float32.
     output: the MP4 to write. progress: True for a bar, or a function called as (steps done, steps in all).
     trace: True to measure stages, steps and memory, see ``runtime.trace``; the host then waits for each stage.
     """
@@ -84,18 +102,8 @@ class GenerateOptions(TypedDict, total=False):
     height: int | None
     width: int | None
     num_frames: int | None
-    num_inference_steps: int | None
     seed: int | None
     generator: torch.Generator | None
-    guidance: str | GuidanceTable | Sequence[Mapping[str, Any]] | None
-    guidance_scale: float | None
-    audio_guidance_scale: float | None
-    image_guidance_scale: float | None
-    guidance_switch_timestep: float | None
-    guidance_reuse: int | str | Mapping[str, Any] | GuidanceReuse | None
-    flow_shift: float | None
-    sampler: str | None
-    branch_batch_size: int | None
     callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None
     output: str | os.PathLike[str] | None
     progress: bool | Callable[[int, int], None]
@@ -225,8 +233,8 @@ class GenerationRequest:
 
             def on_step(index: int, timestep: int, latents: Tensor) -> Tensor:
                 if self.callback_on_step_end is not None:
-                    changed = self.callback_on_step_end(pipeline, index, timestep, {"latents": latents})
-                    latents = (changed or {}).get("latents", latents)
+                    returned = self.callback_on_step_end(pipeline, index, timestep, {"latents": latents})
+                    latents = _returned_latents(returned, latents)
                 if report is not None:
                     report(index + 1, self.num_inference_steps)
                 return latents
@@ -240,10 +248,7 @@ class GenerationRequest:
         values["image"] = [_describe(image) for image in self.images]
         audios = [_describe(audio) for audio in self.audios]
         values["audio"] = audios if isinstance(self.audio, list) else next(iter(audios), None)
-        of_each = isinstance(self.audio, list) and isinstance(self.face_masks, list | tuple)
-        values["face_masks"] = (
-            [_describe_mask(m) for m in self.face_masks] if of_each else _describe_mask(self.face_masks)
-        )
+        values["face_masks"] = _describe_mask(self.face_masks)
         if isinstance(self.guidance, GuidanceTable):
             values["guidance"] = self.guidance.to_rows()
         if isinstance(self.guidance_reuse, GuidanceReuse):
@@ -264,12 +269,16 @@ class GenerationRequest:
             raise ValueError(f"face_masks {PREDICTOR!r} cannot tell {speakers} speakers apart: give each a mask")
         if not isinstance(self.audio, list) or self.predicts_faces or (masks is None and speakers < 2):
             return
-        given = len(masks) if isinstance(masks, list | tuple) else int(masks is not None)
-        if given != speakers or not isinstance(masks, list | tuple):
+        listed = isinstance(masks, list | tuple) and not is_box(masks)
+        given = len(masks) if listed else int(masks is not None)
+        if given != speakers or not listed:
+            have = "1 speaker has" if speakers == 1 else f"{speakers} speakers have"
             raise ValueError(
-                f"{speakers} speakers have {given} face masks: every speaker needs one, so give a list with one mask "
-                "for each audio"
+                f"audio is a list and {have} {given} face mask{'s' * (given != 1)}: give a list with one mask for each "
+                "audio"
             )
+        if any(isinstance(mask, str) and mask == PREDICTOR for mask in masks):
+            raise ValueError(f"face_masks {PREDICTOR!r} is not the mask of one among speakers: give it by itself")
         missing = next((speaker for speaker, mask in enumerate(masks) if mask is None), None)
         if missing is not None:
             raise ValueError(f"speaker {missing} has no face mask: give one for each audio")
@@ -331,6 +340,8 @@ def _frames(given: int | None, sound: Sound | None, config: ModelConfig) -> int:
 
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator {generator!r} is not a torch.Generator: give one, or a seed")
     if generator is not None:
         if seed is not None and seed != generator.initial_seed():
             raise ValueError(f"seed {seed} and a generator are given: give only one of them")
@@ -339,6 +350,20 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
             logger.warning("the generator has been used before: its seed alone does not make this video again")
         return generator.initial_seed()
     return secrets.randbelow(2**31) if seed is None else rules.whole("seed", seed, 0, rules.MAX_SEED)
+
+
+def _returned_latents(returned: Any, latents: Tensor) -> Tensor:
+    """What a step's callback wants to go on with, on the device and in the float32 of the ``latents`` it was given."""
+    if returned is None:
+        return latents
+    if not isinstance(returned, Mapping) or not set(returned) <= {"latents"}:
+        given = ", ".join(map(repr, returned)) if isinstance(returned, Mapping) else type(returned).__name__
+        raise ValueError(f'callback_on_step_end returned {given}: return {{"latents": tensor}}, or None for no change')
+    changed = returned.get("latents", latents)
+    if not isinstance(changed, Tensor) or changed.shape != latents.shape:
+        given = list(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        raise ValueError(f"callback_on_step_end returned latents of {given}: keep the shape {list(latents.shape)}")
+    return changed.to(latents)
 
 
 def _sampler(name: str) -> str:
@@ -352,8 +377,11 @@ def _optional_whole(name: str, value: int | None) -> int | None:
 
 
 def _describe_mask(mask: Any) -> Any:
-    if mask is None or isinstance(mask, list | tuple):
-        return mask
+    """Of one mask, or of what makes it up: boxes stay what they are, in numbers of Python's own."""
+    if isinstance(mask, list | tuple):
+        return type(mask)(map(_describe_mask, mask))
+    if mask is None or isinstance(mask, Real):
+        return mask.item() if isinstance(mask, np.generic) else mask
     return f"{DETECT}:{source_name(mask.source)}" if isinstance(mask, DetectFaces) else _describe(mask)
 
 

@@ -83,7 +83,8 @@ class TestGenerate:
         shown = dict(line.rsplit("  ", 1) for line in result.stdout.splitlines()[1:])
         names = [name.strip() for name in shown]
         assert names[:2] == ["text", "image"]
-        assert names[-5:] == ["total", "step p50", "step p90", "branch", "peak memory"]
+        assert names[-6:] == ["total", "step p50", "step p90", "branch", "branches run", "peak memory"]
+        assert int(shown.pop(next(name for name in shown if name.strip() == "branches run"))) == 2 * 2
         assert all(value.strip().endswith((" s", " GiB")) for value in shown.values())
 
     def test_every_option_reaches_the_pipeline(self, folder, monkeypatch):
@@ -123,6 +124,8 @@ class TestGenerate:
             (["--audio", "a.wav", "--face-mask", "0,0,16,32"], "a.wav", [(0, 0, 16, 32)]),
             (["--audio", "a.wav", "--face-mask", "0,0,16,32", "--face-mask", "32,0,48,32"], "a.wav", "both"),
             (["--audio", "a.wav", "--face-mask", "m.png"], "a.wav", "m.png"),
+            (["--audio", "a.wav", "--face-mask", "0:m.png"], "a.wav", "m.png"),
+            (["--audio", "a.wav", "--face-mask", "0:predictor"], "a.wav", "predictor"),
             (["--audio", "a.wav", "--face-mask", "detect:v.mp4"], "a.wav", "detect:v.mp4"),
             (["--audio", "a.wav", "--face-mask", "predictor"], "a.wav", "predictor"),
             (
@@ -191,7 +194,12 @@ class TestBadInput:
             (["--prompt", "x", *TWO, "--face-mask", "0:0,0,9,9"], "speaker 1 has no face mask"),
             (["--prompt", "x", *TWO, "--face-mask", "0,0,9,9"], "does not say whose it is: write 0:0,0,9,9"),
             (["--prompt", "x", *TWO, "--face-mask", "2:0,0,9,9"], "is for --audio 2, but the last of 2 is 1"),
+            (["--prompt", "x", *TWO[:2], "--face-mask", "1:0,0,9,9"], "is for --audio 1, but the last of 1 is 0"),
             (["--prompt", "x", *TWO], "2 speakers have 0 face masks"),
+            (
+                ["--prompt", "x", *TWO, "--face-mask", "0:predictor", "--face-mask", "1:0,0,9,9"],
+                "face_masks 'predictor' is not the mask of one among speakers: give it by itself",
+            ),
             (["--prompt", "x", *TWO, "--face-mask", "predictor"], "'predictor' cannot tell 2 speakers apart"),
             (["--prompt", "x", "--preset", "humo-17b", *TWO[:2], "--face-mask", "predictor"], "needs a mask predictor"),
             (["--prompt", "x", *TWO[:2], "--face-mask", "detect:absent.mp4"], "absent.mp4' does not exist"),
@@ -298,6 +306,23 @@ class TestCases:
         self.write(folder, {"only": {"prompt": "x"}})
         assert "height 479" in refused("generate", "--cases", "cases.json", "--height", 479, *QUICK)
         assert not (folder / "out").exists()
+
+    def test_an_option_of_some_conditions_suits_the_cases_that_have_them(self, folder):
+        spoken = {"audio_path": "speech.wav", "prompt": "A man speaks."}
+        reuse = ("--guidance-reuse", "TA=2", *QUICK)
+        self.write(folder, {"spoken": spoken})
+        assert run("generate", "--cases", "cases.json", "-o", "alone", *reuse).exit_code == 0
+        self.write(folder, {"spoken": spoken, "silent": {"prompt": "x"}})
+        result = run("generate", "--cases", "cases.json", "-o", "both", *reuse)
+        assert result.exit_code == 1
+        assert names(folder / "both") == ["spoken.mp4"]
+        assert "silent: branch 'TA' is not part of this guidance: it has 0, T" in " ".join(result.stderr.split())
+
+    def test_an_option_that_suits_none_of_the_cases_is_refused_before_loading(self, folder, monkeypatch):
+        monkeypatch.setattr(commands, "load_pipeline", lambda **_: pytest.fail("loaded a model for a bad option"))
+        self.write(folder, {"silent": {"prompt": "x"}, "broken": []})
+        said = refused("generate", "--cases", "cases.json", "--guidance-reuse", "TA=2", *QUICK)
+        assert "branch 'TA' is not part of this guidance" in said
 
     @pytest.mark.parametrize(
         ("option", "value"), [("--prompt", "x"), ("--audio", "a.wav"), ("--contact-sheet", "s.png")]

@@ -304,6 +304,17 @@ def test_a_size_that_does_not_fit_is_refused_before_any_work(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("reuse", "contexts"), [(None, 2), (2, 2 + 1), ({"0": 1}, 2)], ids=str)
+def test_memory_is_asked_for_every_set_of_branches_that_runs(monkeypatch, reuse, contexts: int) -> None:
+    asked = {}
+    needed = humo_rt.pipeline.activation_bytes
+    monkeypatch.setattr(
+        humo_rt.pipeline, "activation_bytes", lambda config, **sizes: asked.update(sizes) or needed(config, **sizes)
+    )
+    tiny_pipeline("frames").generate(PROMPT, num_frames=5, num_inference_steps=3, guidance_reuse=reuse)
+    assert (asked["branches"], asked["contexts"]) == (2, contexts)
+
+
 def test_interrupting_leaves_no_file(tmp_path) -> None:
     def interrupt(*_):
         raise KeyboardInterrupt

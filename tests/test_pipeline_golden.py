@@ -18,6 +18,7 @@ from humo_rt.sampling.guidance import guidance_table
 from tests.golden_data import case, case_ids, load_group, recipe_input
 from tests.tiny import tiny_components, tiny_config
 
+PROMPT = "a person"
 SAMPLES_PER_STATE = 320
 
 
@@ -83,9 +84,9 @@ def pipeline_of(entry: dict) -> tuple[Pipeline, RecordingDiT]:
         zero_vae=(recipe_input(entry["zero_vae"]),),
     )
     pipeline = Pipeline(components)
-    pipeline.text = SimpleNamespace(
+    pipeline.encoder.text = SimpleNamespace(
         encoder=torch.nn.Module(),
-        encode=lambda prompts: [recipe_input(entry["context"]), recipe_input(entry["context_null"])],
+        encode=lambda texts: [recipe_input(entry["context" if text == PROMPT else "context_null"]) for text in texts],
     )
     pipeline.dit = pipeline.denoiser = RecordingDiT(config.dit)
     return pipeline, pipeline.dit
@@ -96,13 +97,13 @@ def branches_of(entry: dict, switch: float) -> dict[str, SimpleNamespace]:
     pipeline, dit = pipeline_of(entry)
     given = {"guidance_switch_timestep": switch}
     if "latents_ref" in entry:
-        given["image"] = [np.zeros((8, 8, 3), np.uint8)] * entry["nref"]
+        given["image"] = [np.full((8, 8, 3), shade, np.uint8) for shade in range(entry["nref"])]
     if "audio_hidden" in entry:
         states = entry["audio_hidden"]["shape"][1]
         given["audio"] = (np.zeros(states * SAMPLES_PER_STATE, np.float32), 16_000)
     if entry["frame_num"] != -1:
         given["num_frames"] = entry["frame_num"]
-    result = pipeline.generate("a person", num_inference_steps=1, **given)
+    result = pipeline.generate(PROMPT, num_inference_steps=1, **given)
     assert len(result.frames) == entry["frame_num_used"]
     mode = "T" + "I" * ("image" in given) + "A" * ("audio" in given)
     names = guidance_table(HUMO_17B, mode, guidance_switch_timestep=switch).at(999)

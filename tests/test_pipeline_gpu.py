@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from humo_rt.config import HUMO_1_7B
 from humo_rt.pipeline import Pipeline
-from tests.tiny import tiny_pipeline
+from tests.tiny import tiny_components, tiny_config, tiny_pipeline
 
 pytestmark = pytest.mark.gpu
 
@@ -77,15 +78,39 @@ def test_float32_is_the_cpus_video(layout: str) -> None:
     tiny = tiny_pipeline(layout)
     # Random weights depend on the kind of device, so the GPU is given the CPU's.
     on_gpu = tiny_pipeline(layout, torch.float32, "cuda")
-    for there, here in ((on_gpu.dit, tiny.dit), (on_gpu.vae, tiny.vae), (on_gpu.text.encoder, tiny.text.encoder)):
+    for there, here in ((on_gpu.dit, tiny.dit), (on_gpu.vae, tiny.vae)):
         there.load_state_dict(here.state_dict())
-    on_gpu.audio.encoder.load_state_dict(tiny.audio.encoder.state_dict())
+    for there, here in ((on_gpu.encoder.text, tiny.encoder.text), (on_gpu.encoder.audio, tiny.encoder.audio)):
+        there.encoder.load_state_dict(here.encoder.state_dict())
     on_gpu.clear_caches()
     videos = [
         pipeline.generate(PROMPT, num_frames=5, generator=torch.Generator().manual_seed(3), **given("TIA")).frames
         for pipeline in (tiny, on_gpu)
     ]
     assert np.abs(videos[0].astype(float) - videos[1]).mean() < 1.0
+
+
+def test_latents_in_half_precision_from_a_callback_go_on() -> None:
+    pipeline = tiny_pipeline("frames", torch.bfloat16, "cuda")
+    options = {"num_frames": 5, "seed": 3, **given("TIA")}
+    plain = pipeline.generate(PROMPT, **options).frames.astype(float)
+    halved = pipeline.generate(
+        PROMPT, callback_on_step_end=lambda *seen: {"latents": seen[-1]["latents"].half().cpu()}, **options
+    )
+    assert np.abs(halved.frames - plain).mean() < 3.0
+
+
+@pytest.mark.parametrize("second", [{"precision": "fp8"}, {"attention_backend": "sdpa"}], ids=str)
+def test_a_second_pipeline_that_would_change_the_dit_is_refused(second: dict) -> None:
+    components = tiny_components(tiny_config(HUMO_1_7B), dtype=torch.bfloat16, device="cuda")
+    first = Pipeline(components, attention_backend="sdpa-flash")
+    options = {"num_frames": 5, "seed": 3, **given("TIA")}
+    expected = first.generate(PROMPT, **options)
+    with pytest.raises(ValueError, match="another pipeline runs the DiT of these components"):
+        Pipeline(components, **second)
+    assert np.array_equal(first.generate(PROMPT, **options).frames, expected.frames)
+    shared = Pipeline(components, attention_backend="sdpa-flash")
+    assert np.array_equal(shared.generate(PROMPT, **options).frames, expected.frames)
 
 
 def test_encoders_in_host_memory_change_no_frame() -> None:
@@ -95,5 +120,5 @@ def test_encoders_in_host_memory_change_no_frame() -> None:
     )
     frames = [pipeline.generate(PROMPT, num_inference_steps=2, **options).frames for pipeline in (resident, offloaded)]
     assert np.array_equal(*frames)
-    kept = [*offloaded.text.encoder.parameters(), *offloaded.audio.encoder.parameters()]
+    kept = [*offloaded.encoder.text.encoder.parameters(), *offloaded.encoder.audio.encoder.parameters()]
     assert {tensor.device.type for tensor in kept} == {"cpu"}

@@ -35,7 +35,7 @@ def speech(num_samples: int) -> tuple[np.ndarray, int]:
 
 def test_the_options_are_the_fields():
     names = [field.name for field in fields(GenerationRequest)]
-    assert names == ["prompt", *GenerateOptions.__annotations__]
+    assert set(names) == {"prompt", *GenerateOptions.__annotations__}
     for name in GenerateOptions.__annotations__:
         assert name in GenerateOptions.__doc__
 
@@ -114,6 +114,7 @@ def test_long_audio_makes_a_long_video_with_one_warning(caplog):
         ({"flow_shift": 0}, "flow_shift 0 is not above 0"),
         ({"seed": -1}, "seed -1 is below 0"),
         ({"seed": 4, "generator": torch.Generator().manual_seed(5)}, "seed 4 and a generator are given"),
+        ({"generator": 5}, "generator 5 is not a torch.Generator: give one, or a seed"),
         ({"sampler": "heun"}, "unknown sampler 'heun': choose one of unipc, euler"),
         ({"guidance": "strong"}, "unknown guidance 'strong'"),
         ({"guidance": 3}, "guidance rows 3 are not of the form"),
@@ -126,14 +127,20 @@ def test_long_audio_makes_a_long_video_with_one_warning(caplog):
         ({**PREDICTED, "face_mask_threshold": 1}, "face_mask_threshold 1 leaves no face"),
         ({**PREDICTED, "face_mask_threshold": 0}, "face_mask_threshold 0 is not above 0"),
         ({**PREDICTED, "audio": TWO}, "'predictor' cannot tell 2 speakers apart"),
-        ({"audio": TWO}, "2 speakers have 0 face masks: every speaker needs one"),
-        ({"audio": TWO, "face_masks": [BOXES[0]]}, "2 speakers have 1 face masks: .* one mask for each audio"),
-        ({"audio": TWO, "face_masks": "mask.png"}, "2 speakers have 1 face masks"),
+        ({**PREDICTED, "audio": TWO[:1], "face_masks": ["predictor"]}, "'predictor' is not the mask of one among"),
+        ({"audio": TWO}, "2 speakers have 0 face masks: give a list with one mask for each audio"),
+        ({"audio": TWO, "face_masks": [BOXES[0]]}, "2 speakers have 1 face mask: give a list with one mask for each"),
+        ({"audio": TWO, "face_masks": "mask.png"}, "2 speakers have 1 face mask"),
+        ({"audio": TWO, "face_masks": BOXES[0]}, "2 speakers have 1 face mask"),
+        ({"audio": TWO[:1], "face_masks": BOXES[0]}, "audio is a list and 1 speaker has 1 face mask: give a list"),
+        ({"audio": TWO * 2, "face_masks": BOXES[0]}, "4 speakers have 1 face mask: give a list"),
+        ({"audio": tuple(TWO)}, r"a tuple is not \(samples, rate\): .* for several speakers a list"),
+        ({"audio": ("a.wav", "b.wav")}, r"a tuple is not \(samples, rate\)"),
         ({"audio": TWO, "face_masks": [BOXES[0], None]}, "speaker 1 has no face mask: give one for each audio"),
         ({"audio": TWO, "face_masks": [BOXES[0], (0, 0, 999, 9)]}, "speaker 1: face box .* does not lie in"),
         ({"audio": TWO, "face_masks": [np.ones((8, 8)), BOXES[1]]}, "speaker 0: face mask is 8x8, the video 128x128"),
         ({"audio": TWO, "face_masks": [BOXES[0], np.zeros((128, 128))]}, "speaker 1: face mask is black everywhere"),
-        ({"audio": [speech(RATE)], "face_masks": [*BOXES]}, "1 speakers have 2 face masks"),
+        ({"audio": [speech(RATE)], "face_masks": [*BOXES]}, "1 speaker has 2 face masks"),
         ({"audio": [speech(RATE), "nothing.wav"]}, "nothing.wav' does not exist"),
         ({"negative_prompt": 3}, "negative_prompt 3 is not a text"),
         ({"callback_on_step_end": "print"}, "callback_on_step_end 'print' is not a function"),
@@ -189,6 +196,13 @@ def test_several_speakers():
     assert each.face_weights[0].sum() < each.face_weights[1].sum()
 
 
+def test_boxes_of_numpy_are_numbers_in_the_settings():
+    filled = request(audio=TWO[0], face_masks=[tuple(np.array(box, np.float32)) for box in BOXES]).validated(NANO)
+    assert json.loads(json.dumps(filled.settings()))["face_masks"] == [list(box) for box in BOXES]
+    masks = request(audio=TWO[0], face_masks=torch.ones(5, 128, 128))
+    assert masks.settings()["face_masks"] == "<5 masks of 128x128>"
+
+
 def test_a_list_with_one_sound_is_one_speaker():
     filled = request(audio=TWO[:1], face_masks=BOXES[:1]).validated(NANO)
     assert torch.equal(filled.face_weights, request(audio=TWO[0], face_masks=BOXES[0]).validated(NANO).face_weights)
@@ -231,6 +245,30 @@ def test_a_step_reports_progress_and_lets_the_callback_change_the_latents():
         assert on_step(0, 999, torch.zeros(1)).item() == 0
         assert on_step(1, 500, torch.zeros(1)).item() == 1
     assert seen == [("pipe", 0, 999), (1, 2), ("pipe", 1, 500), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (torch.zeros(2, 3), 'returned Tensor: return {"latents": tensor}, or None'),
+        ({"latent": torch.zeros(2, 3)}, "returned 'latent': return .*, or None for no change"),
+        ({"latents": torch.zeros(2)}, r"returned latents of \[2\]: keep the shape \[2, 3\]"),
+        ({"latents": None}, r"returned latents of NoneType: keep the shape \[2, 3\]"),
+    ],
+)
+def test_a_callback_that_returns_something_else_is_told(returned, message):
+    observed = request(callback_on_step_end=lambda *_: returned).validated(NANO)
+    with observed.step_observer(None) as on_step, pytest.raises(ValueError, match=message):
+        on_step(0, 999, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_latents_from_a_callback_go_on_in_float32(kind):
+    observed = request(callback_on_step_end=lambda *_: {"latents": torch.ones(2, 3, dtype=kind)}).validated(NANO)
+    with observed.step_observer(None) as on_step:
+        found = on_step(0, 999, torch.zeros(2, 3))
+    assert found.dtype == torch.float32
+    assert found.min() == 1
 
 
 def test_the_bar_goes_when_a_step_fails(monkeypatch):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class DetectFaces:
     source: ImageSource
 
 
-FaceMaskSource: TypeAlias = "ImageSource | Box | Sequence[Box] | DetectFaces"
+FaceMaskSource: TypeAlias = "ImageSource | Tensor | Box | Sequence[Box] | DetectFaces"
 
 
 def mask_to_latent_grid(mask_FHW: Tensor) -> Tensor:
@@ -58,10 +59,13 @@ def read_face_mask(source: FaceMaskSource, *, num_frames: int, height: int, widt
     """A user's face mask as weights (T, H / 8, W / 8), float32 in 0..1: the share of each latent cell that is face.
 
     ``source``: a box (left, top, right, bottom) in pixels of the video or several, for all frames; an image, white
-    where the face is, for all frames; a video, one mask for each frame; an array (H, W) or (F, H, W), bool, in 0..1,
-    or uint8 as an image; or ``DetectFaces`` or ``"detect:FILE"``. ``ValueError`` for another size than the video's, a
-    box outside of it, or a mask without a face; ``RuntimeError`` when faces are to be found and OpenCV is missing.
+    where the face is, for all frames; a video, one mask for each frame; an array or a tensor (H, W) or (F, H, W), bool,
+    in 0..1, or uint8 as an image; or ``DetectFaces`` or ``"detect:FILE"``. ``ValueError`` for another size than the
+    video's, a box outside of it, or a mask without a face; ``RuntimeError`` when faces are to be found and OpenCV is
+    missing.
     """
+    if isinstance(source, Tensor):
+        source = (source.float() if source.is_floating_point() else source).cpu().numpy()
     wanted = _detection(source)
     if wanted is not None:
         mask_FHW = _found_faces(wanted)
@@ -125,18 +129,31 @@ def _share_of_face(mask_FHW: Tensor) -> Tensor:
     return torch.cat([first, grouped], dim=-3)
 
 
+def is_box(value: Any) -> bool:
+    """Whether ``value`` is meant as one box: nothing but numbers, at least one."""
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(x, Real) for x in value)
+
+
 def _filled_boxes(boxes: Box | Sequence[Box], height: int, width: int) -> Tensor:
+    if not boxes:
+        raise ValueError(f"face_masks {boxes!r} holds no box: give (left, top, right, bottom), or leave it out")
     mask_1HW = torch.zeros(1, height, width)
-    for box in [boxes] if boxes and isinstance(boxes[0], int | float) else boxes:
-        if not (isinstance(box, list | tuple) and len(box) == 4 and all(isinstance(x, int | float) for x in box)):
-            raise ValueError(f"face box {box!r} is not (left, top, right, bottom): give four numbers in pixels")
+    for box in [boxes] if is_box(boxes) else boxes:
+        if not (is_box(box) and len(box) == 4):
+            raise ValueError(
+                f"face box {box!r} is not (left, top, right, bottom): give four numbers in pixels; of one speaker "
+                "another mask stands by itself, not in a list"
+            )
         left, top, right, bottom = box
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise ValueError(
                 f"face box {tuple(box)} does not lie in the {width}x{height} video: use 0 <= left < right <= {width} "
                 f"and 0 <= top < bottom <= {height}"
             )
-        mask_1HW[0, round(top) : round(bottom), round(left) : round(right)] = 1
+        inside_HW = mask_1HW[0, round(top) : round(bottom), round(left) : round(right)]
+        if not inside_HW.numel():
+            raise ValueError(f"face box {tuple(box)} is smaller than a pixel: give whole pixels, such as (0, 0, 8, 8)")
+        inside_HW.fill_(1)
     return mask_1HW
 
 
@@ -198,6 +215,8 @@ def _from_levels(levels_FHW: Tensor) -> Tensor:
 
 
 def _from_array(mask_FHW: np.ndarray) -> Tensor:
+    if not mask_FHW.size:
+        raise ValueError(f"face mask of shape {mask_FHW.shape} is empty: give one for each frame, or one for all")
     if mask_FHW.dtype == np.uint8:
         return _from_levels(torch.from_numpy(mask_FHW))
     mask = torch.from_numpy(np.asarray(mask_FHW, dtype=np.float32))

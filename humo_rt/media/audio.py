@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -181,8 +182,11 @@ def _cut_short(path: Path, lost: float) -> ValueError:
 
 
 def _from_array(source: tuple[Any, int]) -> Sound:
-    if len(source) != 2 or np.ndim(source[1]) != 0 or np.ndim(source[0]) == 0:
-        raise ValueError("audio given as a tuple is not (samples, rate): give an array and its rate in Hz")
+    if len(source) != 2 or not isinstance(source[1], Real) or np.ndim(source[0]) == 0:
+        raise ValueError(
+            "audio given as a tuple is not (samples, rate): give an array and its rate in Hz, or for several speakers "
+            "a list"
+        )
     values, rate = np.asarray(source[0]), float(source[1])
     if not (rate > 0 and rate == int(rate)):
         raise ValueError(f"sample rate {source[1]} is not a positive whole number: give it in Hz")

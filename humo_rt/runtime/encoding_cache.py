@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
+
+Input = TypeVar("Input")
 
 # Of a HuMo-17B video of 97 frames at 720x1280, prompts and sound take 14 MB and the grey video 25 MB.
 MAX_BYTES = 256 * 2**20
@@ -22,7 +25,7 @@ class EncodingCache:
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
-        self._entries: OrderedDict[Hashable, tuple[Tensor, ...]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -32,21 +35,34 @@ class EncodingCache:
         """Bytes of memory that the entries keep."""
         return sum(map(_nbytes, self._entries.values()))
 
-    def get(self, key: Hashable, encode: Callable[[], Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    def get(self, key: Hashable, encode: Callable[[], Tensor]) -> Tensor:
         """What ``encode`` gave when it was first called for ``key``, which must name all that decides the result."""
-        if key not in self._entries:
-            encoded = tuple(encode())
-            if _nbytes(encoded) > self.max_bytes:
-                return encoded
-            self._entries[key] = encoded
-            while self.nbytes > self.max_bytes:
-                self._entries.popitem(last=False)
-        self._entries.move_to_end(key)
-        return self._entries[key]
+        return self.get_each([(key, None)], lambda _: [encode()])[0]
+
+    def get_each(
+        self, inputs: Sequence[tuple[Hashable, Input]], encode: Callable[[list[Input]], Iterable[Tensor]]
+    ) -> list[Tensor]:
+        """The encoding of each input, by its key. ``encode`` is called once with those that are new, if there are any,
+        and must not let one input decide what becomes of another."""
+        found = {key: self._entries.get(key) for key, _ in inputs}
+        new = {key: each for key, each in inputs if found[key] is None}
+        if new:
+            found |= zip(new, encode(list(new.values())), strict=True)
+        for key, encoding in found.items():
+            self._keep(key, encoding)
+        return [found[key] for key, _ in inputs]
 
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
+
+    def _keep(self, key: Hashable, encoding: Tensor) -> None:
+        if _nbytes(encoding) > self.max_bytes:
+            return
+        self._entries[key] = encoding
+        self._entries.move_to_end(key)
+        while self.nbytes > self.max_bytes:
+            self._entries.popitem(last=False)
 
 
 def digest(array: np.ndarray) -> bytes:
@@ -56,7 +72,6 @@ def digest(array: np.ndarray) -> bytes:
     return hashed.digest()
 
 
-def _nbytes(tensors: Sequence[Tensor]) -> int:
-    """A view keeps the whole memory that it looks into; views of one memory share it."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+def _nbytes(tensor: Tensor) -> int:
+    """A view keeps the whole memory that it looks into."""
+    return tensor.untyped_storage().nbytes()

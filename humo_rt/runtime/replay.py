@@ -25,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 # Floating-point operations of one block, of all samples, that take a large card about as long as its launches the host.
 LARGEST_BLOCK = 2e11
-# Branches one at a time, of two rows of a guidance table; each keeps its activations.
+# Branches one at a time, of two rows of a guidance table; each keeps its activations. A generation that needs more has
+# more, until another one takes their place.
 MOST_RECORDINGS = 8
 
 
@@ -77,7 +78,9 @@ class ReplayedDiT:
                 raise
             _say_unrecorded(str(error))
             return None
-        self._recordings = [*self._recordings[-MOST_RECORDINGS + 1 :], recording]
+        idle = [old for old in self._recordings if not old.is_in_use()]
+        dropped = idle[: max(0, len(self._recordings) + 1 - MOST_RECORDINGS)]
+        self._recordings = [*(old for old in self._recordings if old not in dropped), recording]
         return recording
 
 
@@ -108,6 +111,10 @@ class _Recording:
     def is_free(self) -> bool:
         """Whether what it holds is gone, as after its generation."""
         return any(given() is None for given in self._given)
+
+    def is_in_use(self) -> bool:
+        """Whether a generation may ask for it again: something of what it was given is still there."""
+        return any(given() is not None for given in self._given)
 
     def fill(self, tensors: list[Tensor]) -> None:
         for own, tensor in zip(self._own, tensors, strict=True):

@@ -25,7 +25,8 @@ class Trace:
     """Times of one generation in seconds.
 
     stages: each with the device waited for before and after it; ``total`` also holds what lies between them.
-    steps: of every denoising step, without callbacks. branches: guidance branches of every step, reused ones included.
+    steps: of every denoising step, without callbacks. branches: guidance branches that each step computed; those that
+    ``guidance_reuse`` left out are not among them.
     peak_memory: bytes: on a GPU of PyTorch's tensors during the generation, otherwise of the process since it began;
     None where the system does not say.
     """
@@ -54,6 +55,7 @@ class Trace:
         """Names and values as a table shows them."""
         times = {**self.stages, "step p50": self.step_p50, "step p90": self.step_p90, "branch": self.branch_forward}
         rows = [(name, f"{seconds:.4f} s") for name, seconds in times.items()]
+        rows.append(("branches run", str(sum(self.branches))))
         return rows if self.peak_memory is None else [*rows, ("peak memory", f"{self.peak_memory / 2**30:.2f} GiB")]
 
 

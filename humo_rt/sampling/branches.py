@@ -102,10 +102,10 @@ class GuidedModel:
             audios = torch.cat([heard.flatten(0, -5), null])
         return self.model.project_context([text.to(self.device) for text in texts], audios)
 
-    def prepare(self, rows: Iterable[Mapping[str, float]]) -> None:
-        """Compute now what the weights ``rows`` will ask for and no step changes, which waits for the device."""
-        for weights in rows:
-            for group in self._groups(weights):
+    def prepare(self, steps: Iterable[Iterable[str]]) -> None:
+        """Compute now what no step changes and the branches of ``steps`` ask for, which waits for the device."""
+        for names in steps:
+            for group in self._groups(names):
                 self._constant_inputs(group)
         self.__dict__.pop("_projected", None)  # each group has its own rows; another would make it anew
 

@@ -16,7 +16,7 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime.fused_update import FusedUpdate, is_linear
 from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.guidance import GuidanceTable
-from humo_rt.sampling.reuse import GuidanceReuse, ReusingModel
+from humo_rt.sampling.reuse import GuidanceReuse, ReusingModel, computed_branches
 from humo_rt.sampling.schedule import advance, model_timesteps
 
 OnStep = Callable[[int, int, Tensor], Tensor]
@@ -47,8 +47,8 @@ def denoise(
     ``noise_NCTHW`` is float32 noise over all frames, reference slots included: the sampler advances those too, the
     result leaves them out. ``on_step(index, timestep, latents)`` is called after each step and returns the latents to
     go on with. ``reuse`` computes some branches less often, which changes the result. ``around_step(index, branches)``
-    gives a context manager that is entered for the step alone, to measure it. No step waits for the device; with
-    ``reuse`` one does when branches run together for the first time.
+    gives a context manager that is entered for the step alone, to measure it; ``branches`` are those it computes. No
+    step waits for the device.
     """
     options = {"branch_batch_size": branch_batch_size}
     if reuse is None:
@@ -58,15 +58,15 @@ def denoise(
     table = guidance.restricted_to(conditions.mode)
     timesteps = model_timesteps(scheduler)
     weights = [table.at(timestep) for timestep in timesteps]
-    if reuse is None:  # otherwise the steps show which branches run together
-        guided.prepare(weights)
+    computed = computed_branches(table, timesteps, reuse)
+    guided.prepare(computed)
     latents = noise_NCTHW.float()
     # One pass instead of some forty; on the CPU passes cost little, and latents stay the release's to the bit.
     fused = reuse is None and latents.device.type == "cuda" and is_linear(scheduler)
     update = FusedUpdate(scheduler, latents, [tuple(step.values()) for step in weights]) if fused else None
     scheduler.set_begin_index(0)
     for index, (t, timestep) in enumerate(zip(scheduler.timesteps, timesteps, strict=True)):
-        with around_step(index, len(weights[index])):
+        with around_step(index, len(computed[index])):
             if update is not None:
                 latents = update.step(index, guided.branches(latents, timestep, tuple(weights[index])), latents)
             else:

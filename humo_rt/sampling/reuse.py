@@ -9,14 +9,15 @@ Knows which branch is due and how differences are kept; what a branch computes i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from humo_rt import rules
 from humo_rt.sampling.branches import GuidedModel
-from humo_rt.sampling.guidance import MAX_TIMESTEP, NO_CONDITION, GuidanceTable, branch_name, richest_branch
+from humo_rt.sampling.guidance import MAX_TIMESTEP, GuidanceTable, branch_name, richest_branch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,15 @@ class GuidanceReuse:
     below: float = MAX_TIMESTEP
 
     def __post_init__(self) -> None:
-        periods = self.every if isinstance(self.every, Mapping) else {NO_CONDITION: self.every}
-        for name, period in periods.items():
-            if branch_name(name) != name:
-                raise ValueError(f"branch {name!r} is not in canonical order: write {branch_name(name)!r}")
-            if isinstance(period, bool) or not isinstance(period, int) or period < 1:
-                raise ValueError(f"branch {name!r} is to be computed at every {period!r}-th step: give 1, 2, 3, ...")
-        if not 0 <= self.below <= MAX_TIMESTEP:
-            raise ValueError(f"guidance is to be reused below timestep {self.below}: use 0..1000, 1000 is noise")
+        if isinstance(self.every, Mapping):
+            periods = {name: _period(period, f" of branch {name!r}") for name, period in self.every.items()}
+            for name in periods:
+                if branch_name(name) != name:
+                    raise ValueError(f"branch {name!r} is not in canonical order: write {branch_name(name)!r}")
+        else:
+            periods = _period(self.every)
+        object.__setattr__(self, "every", periods)
+        object.__setattr__(self, "below", rules.real("guidance_reuse below", self.below, 0.0, MAX_TIMESTEP))
 
     @classmethod
     def parse(cls, value: int | str | Mapping[str, Any] | GuidanceReuse) -> GuidanceReuse:
@@ -54,21 +56,32 @@ class GuidanceReuse:
             return value
         if isinstance(value, str):
             return cls._from_text(value)
-        if isinstance(value, Mapping) and "every" in value:
-            return cls(every=value["every"], below=value.get("below", MAX_TIMESTEP))
+        if isinstance(value, Mapping) and not {"every", "below"}.isdisjoint(value):
+            unknown = [key for key in value if key not in ("every", "below")]
+            if unknown or "every" not in value:
+                raise ValueError(f'guidance_reuse {dict(value)!r} is not of the form {{"every": 2, "below": 900}}')
+            return cls(**value)
         return cls(every=value)
 
     @classmethod
     def _from_text(cls, text: str) -> GuidanceReuse:
+        pairs = [tuple(part.strip() for part in pair.split("=")) for pair in text.split(",")]
+        names, below = [pair[0] for pair in pairs], MAX_TIMESTEP
         try:
-            if "=" not in text:
-                return cls(every=int(text))
-            pairs = dict(part.split("=") for part in text.split(","))
-            below = float(pairs.pop("below", MAX_TIMESTEP))
-            periods = {name: int(period) for name, period in pairs.items()}
+            if pairs[0][1:]:
+                given = dict(pairs)
+                below = float(given.pop("below", below))
+                every = {name: int(period) for name, period in given.items()}
+            else:
+                every = int(text)
         except ValueError:
-            raise ValueError(f"guidance reuse {text!r} is neither like 2 nor like TA=2,0=4,below=900") from None
-        return cls(every=periods, below=below)
+            every = {}
+        if every == {}:
+            raise ValueError(f"guidance_reuse {text!r} is neither like 2 nor like TA=2,0=4,below=900")
+        repeated = next((name for name in names if names.count(name) > 1), None)
+        if repeated is not None:
+            raise ValueError(f"guidance_reuse {text!r} names {repeated} twice: name it once")
+        return cls(every=every, below=below)
 
     def to_json(self) -> dict[str, Any]:
         """Plain numbers and dictionaries, which ``parse`` takes back."""
@@ -88,44 +101,64 @@ class GuidanceReuse:
         return timestep > self.below or age >= period
 
 
-class ReusingModel(GuidedModel):
-    """A guided model that keeps differences of branches from the anchor. Serves one run through the timesteps.
+def _period(value: Any, of: str = "") -> int:
+    return rules.whole(f"guidance_reuse{of}", value, 1)
 
-    ``forwards`` counts the branches computed so far.
-    """
 
-    def __init__(self, *args: Any, reuse: GuidanceReuse, **options: Any) -> None:
-        super().__init__(*args, **options)
+class ReuseSchedule:
+    """Which branches are computed, step after step. Serves one run through the timesteps."""
+
+    def __init__(self, reuse: GuidanceReuse) -> None:
         self.reuse = reuse
-        self.forwards = 0
         self._step = 0
         self._anchor: str | None = None
         self._computed_at: dict[str, int] = {}
-        self._differences: dict[str, Tensor] = {}
 
-    def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
-        """The weighted sum of the branches' velocities, some of them as they were, float32."""
-        anchor = richest_branch(weights)
+    def next(self, branches: Iterable[str], timestep: float) -> tuple[str, ...]:
+        """Of the branches that guide the next step those to compute, the anchor first."""
+        branches = tuple(branches)
+        anchor = richest_branch(branches)
         if anchor != self._anchor:  # differences from another branch say nothing about this one
             self._anchor = anchor
             self._computed_at.clear()
-        due = [name for name in weights if name != anchor and self._is_due(name, timestep)]
-        found = self._branches(x_NCTHW, timestep, (anchor, *due))
-        total = found[anchor].float().clone()
-        for name in due:
-            self._differences[name] = found[name] - found[anchor]
-            self._computed_at[name] = self._step
-        for name, weight in weights.items():
-            if name != anchor:
-                total.add_(self._differences[name], alpha=weight)
+        due = [name for name in branches if name != anchor and self._is_due(name, timestep)]
+        self._computed_at |= dict.fromkeys(due, self._step)
         self._step += 1
-        return total
+        return anchor, *due
 
-    def _is_due(self, name: str, timestep: int) -> bool:
+    def _is_due(self, name: str, timestep: float) -> bool:
         if name not in self._computed_at:
             return True
         return self.reuse.is_due(name, age=self._step - self._computed_at[name], timestep=timestep)
 
-    def _branches(self, x_NCTHW: Tensor, timestep: int, names: tuple[str, ...]) -> dict[str, Tensor]:
-        self.forwards += len(names)
-        return dict(zip(names, self.branches(x_NCTHW, timestep, names), strict=True))
+
+def computed_branches(
+    table: GuidanceTable, timesteps: Sequence[float], reuse: GuidanceReuse | None
+) -> list[tuple[str, ...]]:
+    """The branches that each step at ``timesteps`` computes."""
+    if reuse is None:
+        return [tuple(table.at(timestep)) for timestep in timesteps]
+    schedule = ReuseSchedule(reuse)
+    return [schedule.next(table.at(timestep), timestep) for timestep in timesteps]
+
+
+class ReusingModel(GuidedModel):
+    """A guided model that keeps differences of branches from the anchor. Serves one run through the timesteps."""
+
+    def __init__(self, *args: Any, reuse: GuidanceReuse, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._schedule = ReuseSchedule(reuse)
+        self._differences: dict[str, Tensor] = {}
+
+    def velocity(self, x_NCTHW: Tensor, timestep: int, weights: Mapping[str, float]) -> Tensor:
+        """The weighted sum of the branches' velocities, some of them as they were, float32."""
+        names = self._schedule.next(weights, timestep)
+        found = dict(zip(names, self.branches(x_NCTHW, timestep, names), strict=True))
+        anchor, *due = names
+        total = found[anchor].float().clone()
+        for name in due:
+            self._differences[name] = found[name] - found[anchor]
+        for name, weight in weights.items():
+            if name != anchor:
+                total.add_(self._differences[name], alpha=weight)
+        return total

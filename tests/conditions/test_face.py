@@ -56,6 +56,12 @@ class TestUserMasks:
         assert weights[:, 0].tolist() == [[1.0, 0.5, 0.0, 0.0, 0.0, 0.0]] * 2
         assert not weights[:, 1:].any()
 
+    @pytest.mark.parametrize("kind", [np.int64, np.float32])
+    def test_numbers_of_numpy_make_a_box(self, kind):
+        expected = read_face_mask((0, 0, 12, 8), **SIZE)
+        assert torch.equal(read_face_mask(tuple(np.array([0, 0, 12, 8], kind)), **SIZE), expected)
+        assert torch.equal(read_face_mask([list(np.array([0, 0, 12, 8], kind))], **SIZE), expected)
+
     def test_several_boxes_join(self):
         both = read_face_mask([(0, 0, 8, 8), (40, 24, 48, 32)], **SIZE)
         assert both.sum() == 4
@@ -72,6 +78,9 @@ class TestUserMasks:
         assert torch.equal(read_face_mask(np.stack([pixels > 0] * 5), **SIZE), expected)
         assert torch.equal(read_face_mask(pixels > 0, **SIZE), expected)
         assert torch.equal(read_face_mask((pixels / 255).astype(np.float16), **SIZE), expected)
+        tensor = torch.from_numpy(pixels)
+        for mask in (tensor, tensor > 0, (tensor / 255).bfloat16(), torch.stack([tensor] * 5)):
+            assert torch.equal(read_face_mask(mask, **SIZE), expected)
 
     def test_a_video_has_one_mask_for_each_frame(self, tmp_path):
         frames = np.zeros((5, 32, 48, 3), np.uint8)
@@ -110,7 +119,11 @@ class TestUserMasks:
             (np.zeros((32, 48), np.uint8), "black everywhere"),
             (np.ones((32, 48), np.uint8), "brightest pixel of the face mask is 1 of 255"),
             (Image.new("L", (48, 32), 1), "brightest pixel of the face mask is 1 of 255"),
-            ([], "black everywhere"),
+            ([], r"face_masks \[\] holds no box"),
+            (np.zeros((0, 32, 48), bool), r"face mask of shape \(0, 32, 48\) is empty"),
+            (torch.zeros(0, 32, 48), r"face mask of shape \(0, 32, 48\) is empty"),
+            ((1.1, 1.1, 1.3, 1.3), r"face box \(1.1, 1.1, 1.3, 1.3\) is smaller than a pixel"),
+            (["a.png"], "another mask stands by itself, not in a list"),
             ((0, 0, 8), r"\(0, 0, 8\) is not \(left, top, right, bottom\)"),
             ((0, 0, 50, 8), r"does not lie in the 48x32 video: use 0 <= left < right <= 48"),
             ((8, 0, 8, 8), "does not lie in"),

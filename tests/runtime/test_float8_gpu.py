@@ -172,6 +172,23 @@ class TestPipeline:
         near, far = (np.abs(exact.frames.astype(float) - made.frames).mean() for made in (first, another))
         assert 0 < near < far
 
+    @pytest.mark.parametrize(
+        "options",
+        [{}, {"guidance_reuse": 2}, {"face_masks": "predictor"}, {"face_masks": "predictor", "guidance_reuse": 2}],
+        ids=str,
+    )
+    def test_encoders_in_host_memory_and_kept_branches(self, options):
+        sound = (np.random.default_rng(0).normal(0, 0.1, 6_000).astype(np.float32), 16_000)
+        options = {"num_frames": 9, "num_inference_steps": 4, "seed": 3, "audio": sound, **options}
+        resident, offloaded = (
+            Pipeline.from_pretrained("nano", device=CUDA, precision="fp8", offload_encoders=offload).generate(
+                "A man speaks.", **options
+            )
+            for offload in (False, True)
+        )
+        assert np.array_equal(resident.frames, offloaded.frames)
+        assert resident.frames.std() > 0
+
     def test_the_dit_takes_less_memory(self):
         sizes = {}
         for precision in ("exact", "fp8"):

@@ -70,7 +70,15 @@ def test_percentiles_and_rows() -> None:
     assert trace.rows()[-1] == ("peak memory", "1.50 GiB")
     alone = Trace(stages={}, steps=(2.0,), branches=(1,), peak_memory=None)
     assert (alone.step_p50, alone.step_p90) == (2.0, 2.0)
-    assert [name for name, _ in alone.rows()] == ["step p50", "step p90", "branch"]
+    assert [name for name, _ in alone.rows()] == ["step p50", "step p90", "branch", "branches run"]
+
+
+def test_only_branches_that_are_computed_count() -> None:
+    options = {"num_frames": 5, "seed": 3, "num_inference_steps": 5, "audio": SOUND, "trace": True}
+    trace = tiny_pipeline("frames").generate(PROMPT, guidance_reuse=2, **options).trace
+    assert trace.branches == (2, 1, 2, 1, 2)
+    assert dict(trace.rows())["branches run"] == "8"
+    assert trace.branch_forward == sorted(s / b for s, b in zip(trace.steps, trace.branches, strict=True))[2]
 
 
 def test_a_stream_has_no_trace() -> None:

@@ -51,3 +51,13 @@ def test_a_call_after_the_warmup_and_a_first_one_reserves_no_new_memory(pipeline
     second = pipeline.generate(PROMPT, **given())
     assert torch.cuda.memory_reserved() == reserved
     assert np.array_equal(first.frames, second.frames)
+
+
+@pytest.mark.parametrize("options", [{}, {"branch_batch_size": 1}, {"guidance_reuse": {"0": 3}}], ids=str)
+def test_a_call_after_the_warmup_records_nothing(pipeline, options: dict) -> None:
+    """HuMo-17B has branches of two rows, of different steps."""
+    pipeline.warmup(num_frames=9, num_inference_steps=4, **options)
+    recorded = list(pipeline.denoiser._recordings)
+    assert recorded
+    pipeline.generate(PROMPT, **given(), **options)
+    assert pipeline.denoiser._recordings == recorded

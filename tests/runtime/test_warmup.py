@@ -8,6 +8,7 @@ import torch
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B
 from humo_rt.pipeline import Pipeline
+from humo_rt.sampling.branches import GuidedModel
 from tests.tiny import tiny_components, tiny_config
 
 PROMPT = "A woman is talking to the camera."
@@ -55,14 +56,59 @@ def test_it_runs_one_step_of_the_size_asked_for(monkeypatch) -> None:
 def test_it_keeps_what_was_encoded_before_and_nothing_of_its_own() -> None:
     pipeline = Pipeline(tiny_components(tiny_config(HUMO_17B)))
     pipeline.generate(PROMPT, seed=3, **given("TIA"))
-    kept = list(pipeline._encodings._entries)
+    kept = list(pipeline.encoder.cache._entries)
     pipeline.warmup(num_frames=9)
-    assert list(pipeline._encodings._entries) == kept
+    assert list(pipeline.encoder.cache._entries) == kept
+
+
+def forwards(pipeline: Pipeline, monkeypatch) -> set:
+    """What tells one compiled, planned or recorded forward from another, of all that run from now on."""
+    seen = set()
+    init, forward = GuidedModel.__init__, pipeline.dit.forward
+
+    def share_inputs(self, *args, **kwargs):  # as on a GPU
+        init(self, *args, **kwargs)
+        self.shares_inputs = True
+
+    def watch(x, timestep, *, context, rows=None, **inputs):
+        seen.add((tuple(x.shape), len(context.text[0].k), None if rows is None else len(rows)))
+        return forward(x, timestep, context=context, rows=rows, **inputs)
+
+    monkeypatch.setattr(GuidedModel, "__init__", share_inputs)
+    monkeypatch.setattr(pipeline.dit, "forward", watch)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"branch_batch_size": 2},
+        {"guidance_reuse": 2},
+        {"guidance_reuse": {"TI": 2, "0": 3}},
+        {"guidance": "paper", "guidance_reuse": "TI=2,0=3"},
+        {"guidance": [{"above": 700, "weights": {"TIA": 1}}, {"weights": {"TIA": 3, "T": -1, "0": -1}}]},
+        {"guidance_switch_timestep": 900, "sampler": "euler", "num_inference_steps": 3},
+    ],
+    ids=str,
+)
+def test_generate_runs_nothing_that_was_not_warmed(monkeypatch, options: dict) -> None:
+    """HuMo-17B, whose guidance has two rows."""
+    pipeline = Pipeline(tiny_components(tiny_config(HUMO_17B)))
+    options = {"num_inference_steps": 8, **options}
+    seen = forwards(pipeline, monkeypatch)
+    pipeline.warmup(num_frames=9, **options)
+    warmed = set(seen)
+    seen.clear()
+    pipeline.generate(PROMPT, seed=3, **given("TIA"), **options)
+    assert seen
+    assert seen == warmed
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"guidance_reuse": {"TX": 2}}, "branch 'TX' is not made of T, I and A"),
         ({"mode": "IA"}, "unknown mode 'IA': choose one of T, TI, TA, TIA"),
         ({"num_frames": 6}, "num_frames 6 is not 4n\\+1: use 5 or 9"),
         ({"height": 50}, "height 50 is not a multiple of 16"),
@@ -72,4 +118,4 @@ def test_what_cannot_work_is_refused_as_generate_refuses_it(options: dict, messa
     pipeline = Pipeline(tiny_components(tiny_config(HUMO_1_7B)))
     with pytest.raises(ValueError, match=message):
         pipeline.warmup(**options)
-    assert len(pipeline._encodings) == 0
+    assert len(pipeline.encoder.cache) == 0

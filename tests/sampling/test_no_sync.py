@@ -14,6 +14,7 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.sampling.branches import Conditions
 from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import guidance_table
+from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.sampling.schedule import make_scheduler
 from tests.tiny import tiny_config
 
@@ -41,6 +42,8 @@ CASES = {
     "most of the video": ("TIA", {"face_mask": 0.9}),
     "two speakers": ("TIA", {"face_mask": 0.2, "speakers": 2}),
     "predicted faces": ("TIA", {"predict_faces": 0.5}),
+    # Two are left: what a single one is given is a view, for whose number the host asks, which here is without data.
+    "reused branches": ("TIA", {"reuse": GuidanceReuse(every={"0": 2})}),
 }
 
 
@@ -73,7 +76,9 @@ def conditions_of(
     )
 
 
-def run_watched(config, mode: str, device: str, sampler: str, watch, adapt=None, **options) -> torch.Tensor:
+def run_watched(
+    config, mode: str, device: str, sampler: str, watch, adapt=None, reuse: GuidanceReuse | None = None, **options
+) -> torch.Tensor:
     """Three steps, which is as far as UniPC's order rises, each inside of ``watch(index, branches)``."""
     with torch.device(device):
         model = HumoDiT(config.dit).eval().requires_grad_(False)
@@ -84,7 +89,7 @@ def run_watched(config, mode: str, device: str, sampler: str, watch, adapt=None,
     conditions = conditions_of(config, mode, device, **options)
     noise = torch.randn(1, 16, 3 + conditions.num_slots, 4, 6, device=device)
     table = guidance_table(config, mode)
-    return denoise(model, conditions, noise, guidance=table, scheduler=scheduler, around_step=watch)
+    return denoise(model, conditions, noise, guidance=table, scheduler=scheduler, around_step=watch, reuse=reuse)
 
 
 @pytest.mark.parametrize("published", [HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)

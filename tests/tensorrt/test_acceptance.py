@@ -114,7 +114,7 @@ def test_the_pipeline_asks_before_it_encodes(tmp_path, monkeypatch):
     pipeline, rig = tiny_pipeline("frames"), make_rig(tmp_path)
     monkeypatch.setattr(pipeline, "dit", rig.engine)
     monkeypatch.setattr(pipeline, "dit_engine", "dit.engine")
-    monkeypatch.setattr(pipeline, "_encode_conditions", None)
+    monkeypatch.setattr(pipeline.encoder, "encode", None)
     with pytest.raises(ValueError, match="fit no profile of dit.engine"):
         pipeline.generate("A talk.", **CONDITIONS | {"width": 256})
     with pytest.raises(ValueError, match="takes no face mask"):
