@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from device_clock import RUNS, microseconds
 from own_process import announce, failure_of
-from reporting import hand_over, report_of, save
+from reporting import hand_over, headline, report_of, save
 
 from humo_rt.kernels import registry
 from humo_rt.kernels.testing import check
@@ -58,7 +58,7 @@ def main() -> None:
         bench(args.op[0], args.backends, Record(args.rows))
         return
     report = report_of(CUDA, results=[])
-    print(f"{report['device']}, torch {report['torch']}; microseconds, median of {RUNS}")
+    print(f"{headline(report)}; microseconds, median of {RUNS}")
     with tempfile.TemporaryDirectory() as folder:
         for op in args.op:
             announce(f"{op}, stopped after {args.seconds:g} s")

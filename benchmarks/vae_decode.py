@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from own_process import announce, failure_of
-from reporting import hand_over, report_of
+from reporting import hand_over, headline, report_of
 from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, preset
@@ -260,7 +260,7 @@ def profile(run: Callable[[], Any]) -> list[dict[str, Any]]:
 
 
 def print_report(report: dict[str, Any], args: argparse.Namespace) -> None:
-    print(f"{report['device']}, torch {report['torch']}; {args.num_frames} frames {args.height}x{args.width}")
+    print(f"{headline(report)}; {args.num_frames} frames {args.height}x{args.width}")
     for row in report["results"]:
         if "error" in row:
             print(f"{row['variant']:16} failed: {row['error']}")
