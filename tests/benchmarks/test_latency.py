@@ -96,6 +96,43 @@ def test_a_floor_uses_the_kernel_it_is_given(benchmark_module) -> None:
     assert measured["linear"] > 0
 
 
+def test_the_floor_of_fp8_has_the_products_of_that_tier(benchmark_module, monkeypatch) -> None:
+    """Those of audio stay exact; the others read rows that were quantised before the clock started."""
+    from humo_rt.runtime.float8_linear import Float8Linear
+    from tests.tiny import tiny_config
+
+    config, floor, seen = tiny_config(HUMO_1_7B).dit, benchmark_module("floor"), []
+    float8, exact = Float8Linear.forward, torch.nn.functional.linear
+
+    def counted(kind, run):
+        def counting(*inputs):
+            seen.append((kind, type(inputs[-1 if kind == "fp8" else 0]).__name__))
+            return run(*inputs)
+
+        return counting
+
+    monkeypatch.setattr(Float8Linear, "forward", counted("fp8", float8))
+    monkeypatch.setattr(torch.nn.functional, "linear", counted("exact", exact))
+    measured = floor.measure_floor(config, (1, 16, 3, 4, 6), 1, torch.device("cpu"), precision="fp8")
+    block = [("fp8", "QuantizedRows")] * 4 + [("exact", "Tensor")] * 2 + [("fp8", "QuantizedRows")] * 2
+    assert seen == block * config.num_layers * 2
+    assert measured["linear"] > 0
+
+
+def test_the_floor_of_float8_attention_is_without_the_passes_that_quantise(benchmark_module, monkeypatch) -> None:
+    from tests.tiny import tiny_config
+
+    config, floor, seen = tiny_config(HUMO_1_7B).dit, benchmark_module("floor"), []
+
+    def attend(*parts):
+        seen.append([(x.dtype, tuple(x.shape), tuple(scale.shape)) for x, scale in parts])
+
+    monkeypatch.setattr(floor, "attend_quantized", attend)
+    floor.measure_floor(config, (1, 16, 3, 4, 6), 1, torch.device("cpu"), attention=floor.float8_attention)
+    part = (torch.float8_e4m3fn, (1, 18, config.num_heads, config.head_dim), (1,))
+    assert seen == [[part] * 3] * config.num_layers * 2
+
+
 def test_time_and_floor_are_of_one_branch_each(benchmark_module) -> None:
     """Steps of three branches, 2.4 s each, against 0.6 s: 4/3 of the floor."""
     from humo_rt.runtime.trace import Trace
