@@ -130,14 +130,15 @@ def test_what_is_compared_with_what(benchmark_module, monkeypatch) -> None:
     assert "verify-engine" in module.compare(variants, exact, args)["skipped"]
 
 
-def test_products_with_more_digits_are_nearer_to_float32_and_leave_the_weights_alone(benchmark_module) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_products_with_more_digits_are_nearer_to_float32_and_leave_the_weights_alone(benchmark_module, device) -> None:
     from humo_rt.model.dit import HumoDiT
     from tests.tiny import tiny_config
 
     module = benchmark_module("agreement")
     config = tiny_config(HUMO_1_7B).dit
     torch.manual_seed(0)
-    dit = HumoDiT(config).bfloat16().requires_grad_(False)
+    dit = HumoDiT(config).to(device, torch.bfloat16).requires_grad_(False)
     inputs = {
         "x_BCTHW": torch.randn(1, 16, 3, 4, 6).bfloat16().float(),
         "timestep_B": torch.tensor([700]),
@@ -145,6 +146,7 @@ def test_products_with_more_digits_are_nearer_to_float32_and_leave_the_weights_a
         "audio": torch.randn(1, 3, config.audio_window, config.audio_bands, config.audio_dim),
         "condition": torch.randn(1, config.in_channels - 16, 3, 4, 6).bfloat16() if config.in_channels > 16 else None,
     }
+    inputs = {name: x if x is None else x.to(device) for name, x in inputs.items()}
     narrow = dit(**inputs)
     with module.with_more_digits(dit):
         more = dit(**inputs)
