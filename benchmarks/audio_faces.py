@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from bench_block import make_dit
 from device_clock import microseconds
-from reporting import hand_over, report_of
+from reporting import hand_over, headline, report_of
 from torch import Tensor
 
 from humo_rt.config import preset
@@ -69,7 +69,7 @@ def main() -> None:
     with torch.no_grad():
         results = [row for name in args.presets for row in measure(name, args, device)]
     report = report_of(device, branches=args.branches, results=results)
-    print(f"{report['device']}, torch {report['torch']}: {FRAMES} frames of {ROWS * COLUMNS} tokens")
+    print(f"{headline(report)}: {FRAMES} frames of {ROWS * COLUMNS} tokens")
     for row in results:
         name = f"{row['preset']} {row['block']} {row['case']}"
         if row["block"] == "moves" and "failure" not in row:

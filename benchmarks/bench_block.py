@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from floor import measure_floor, milliseconds
-from reporting import hand_over, report_of
+from reporting import hand_over, headline, report_of
 from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DiTConfig, ModelConfig, preset
@@ -222,7 +222,7 @@ def compared(rows: list[dict[str, Any]], floor: float) -> list[dict[str, Any]]:
 def print_table(report: dict[str, Any], args: argparse.Namespace) -> None:
     floor = report["floor_of_a_branch"]
     size = f"{args.height}x{args.width}x{args.num_frames}"
-    print(f"{report['device']}, torch {report['torch']}: {args.preset} {size}, {report['tokens']} tokens, ", end="")
+    print(f"{headline(report)}: {args.preset} {size}, {report['tokens']} tokens, ", end="")
     print(f"{report['layers']} blocks, {report['attention_backend']}, branches {' '.join(report['branches'])}")
     print(f"floor {floor['total']:.1f} ms a branch: attention {floor['attention']:.1f}, linear {floor['linear']:.1f}")
     for row in report["results"]:

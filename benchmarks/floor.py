@@ -11,14 +11,27 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig
+from humo_rt.kernels.quantize_rows import quantize_rows
+from humo_rt.kernels.quantize_tensor import quantize_tensor
+from humo_rt.runtime.float8_attention import attend_quantized, float8_attention
+from humo_rt.runtime.float8_linear import Float8Linear
+from humo_rt.runtime.precision import EXACT, FP8, float8_layers
+
+QKV = "self_attn.qkv"
+# The layers of a block in the model's order, by the names that the precision tiers know; attention follows the first.
+SQUARE_LAYERS = ("self_attn.o", "cross_attn.q", "cross_attn.o", "audio_cross_attn.q", "audio_cross_attn.o")
+LAYERS = (QKV, *SQUARE_LAYERS, "ffn.0", "ffn.2")
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def measure_floor(
@@ -28,7 +41,8 @@ def measure_floor(
     device: torch.device,
     *,
     dtype: torch.dtype = torch.bfloat16,
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor] = F.scaled_dot_product_attention,
+    attention: Attention = F.scaled_dot_product_attention,
+    precision: str = EXACT,
 ) -> dict[str, Any]:
     """Milliseconds of self-attention and of all linear layers of every block; medians over ``runs`` forwards.
 
@@ -36,34 +50,64 @@ def measure_floor(
     product alone on a cool card is up to a tenth faster than the same product in a step.
 
     ``shape``: of the latents (B, C, T, H, W), reference frames included. ``attention`` takes q, k and v, (B, H, Q, K)
-    each; give the model's own, so that it is held to its own kernel.
+    each; give the model's own, so that it is held to its own kernel. With ``precision`` "fp8" the layers of that tier
+    are products in e4m3. What is read in e4m3, by products and by attention in float8, is quantised before: the runtime
+    does that in passes it makes anyway.
     """
     branches, tokens = shape[0], token_count(config, shape)
-    dim, ffn = config.dim, config.ffn_dim
     kinds = {"device": device, "dtype": dtype}
+    products = _products(config, branches * tokens, precision == FP8, kinds)
     # The heads lie as a projection leaves them.
     q, k, v = torch.randn(3, branches, tokens, config.num_heads, config.head_dim, **kinds).transpose(2, 3)
-    x, widened = torch.randn(branches * tokens, dim, **kinds), torch.randn(branches * tokens, ffn, **kinds)
-    square, qkv, widen, narrow = (
-        torch.randn(shape, **kinds) / shape[1] ** 0.5 for shape in ((dim, dim), (3 * dim, dim), (ffn, dim), (dim, ffn))
-    )
+    attend = _attention_alone(attention, q, k, v)
+    count, float8 = config.num_layers, precision == FP8
+    reached = [float8_layers(number, count) if float8 else set() for number in range(count)]
 
-    def block(mark: Callable[[], None]) -> None:
-        F.linear(x, qkv)
+    def block(number: int, mark: Callable[[], None]) -> None:
+        first, *others = (products[layer, layer in reached[number]] for layer in LAYERS)
+        first()
         mark()
-        attention(q, k, v)
+        attend()
         mark()
-        for _ in range(5):  # the output of attention, queries and outputs of text and audio
-            F.linear(x, square)
-        F.linear(x, widen)
-        F.linear(widened, narrow)
+        for product in others:
+            product()
 
-    found = [_one_forward(block, config.num_layers, device) for _ in range(1 + runs)][1:]
+    found = [_one_forward(block, count, device) for _ in range(1 + runs)][1:]
     attended, linear = (statistics.median(times) for times in zip(*found, strict=True))
     return {"tokens": tokens, "attention": attended, "linear": linear, "total": attended + linear}
 
 
-def _one_forward(block: Callable[[Callable[[], None]], None], layers: int, device: torch.device) -> tuple[float, float]:
+def _products(
+    config: DiTConfig, rows: int, float8: bool, kinds: dict[str, Any]
+) -> dict[tuple[str, bool], Callable[[], Tensor]]:
+    """The product of every layer over so many rows, by its name and whether it is in e4m3.
+
+    Layers of one shape share their weight and their input.
+    """
+    dim, ffn = config.dim, config.ffn_dim
+    widths = {QKV: (dim, 3 * dim), "ffn.0": (dim, ffn), "ffn.2": (ffn, dim)} | dict.fromkeys(SQUARE_LAYERS, (dim, dim))
+    inputs = {width: torch.randn(rows, width, **kinds) for width in (dim, ffn)}
+    by_shape: dict[tuple[int, int], dict[bool, Callable[[], Tensor]]] = {}
+    for width, result in set(widths.values()):
+        layer = nn.Linear(width, result, **kinds).requires_grad_(False)
+        nn.init.normal_(layer.weight, std=width**-0.5)
+        runs = by_shape[width, result] = {False: partial(F.linear, inputs[width], layer.weight)}
+        if float8:
+            runs[True] = partial(Float8Linear([layer]), quantize_rows(inputs[width]))
+    return {(name, kind): run for name, shape in widths.items() for kind, run in by_shape[shape].items()}
+
+
+def _attention_alone(attention: Attention, q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Callable[[], Any]:
+    """``attention`` without the passes that quantise for it."""
+    if attention is not float8_attention:
+        return partial(attention, q_BHLK, k_BHLK, v_BHLK)
+    rows = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in (q_BHLK, k_BHLK, v_BHLK)]
+    return partial(attend_quantized, *((x.unflatten(2, (q_BHLK.shape[1], -1)), scale) for x, scale in rows))
+
+
+def _one_forward(
+    block: Callable[[int, Callable[[], None]], None], layers: int, device: torch.device
+) -> tuple[float, float]:
     """Milliseconds of the attention and of the linear layers of ``layers`` blocks on the device's clock."""
     marks: list[Any] = []
 
@@ -75,8 +119,8 @@ def _one_forward(block: Callable[[Callable[[], None]], None], layers: int, devic
             marks.append(time.perf_counter())
 
     mark()
-    for _ in range(layers):
-        block(mark)
+    for number in range(layers):
+        block(number, mark)
     mark()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

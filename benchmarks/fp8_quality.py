@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from bench_block import TIMESTEP, branch_names, make_conditions, make_dit, make_noise
 from floor import milliseconds
-from reporting import hand_over, report_of
+from reporting import hand_over, headline, report_of
 from torch import Tensor
 
 from humo_rt.config import ModelConfig, preset
@@ -190,7 +190,7 @@ def relative(x: Tensor, truth: Tensor) -> float:
 
 
 def print_table(report: dict[str, Any]) -> None:
-    print(f"{report['device']}, torch {report['torch']}, cuDNN {report['cudnn']}, {report['layers']} blocks")
+    print(f"{headline(report)}, cuDNN {report['versions'].get('cudnn')}, {report['layers']} blocks")
     for row in report["results"]:
         if "failed" in row:
             print(f"{row['variant']:32} {row['failed'][:160]}")

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import hand_over
+from reporting import hand_over, report_of
 
 from humo_rt.config import PRESETS, ModelConfig
 from humo_rt.model.dit import HumoDiT
@@ -88,7 +88,7 @@ def main() -> None:
         with ProcessPoolExecutor(len(jobs), mp_context=get_context("spawn")) as pool:
             exports = {job: pool.submit(exported, job, folder) for job in jobs}
             cases = [attempt(job, exports[job], args) for job in jobs]
-    report = {"machine": machine(), "command": " ".join(sys.argv), "cases": cases}
+    report = report_of(torch.device(args.device), cases=cases)
     hand_over(report, args.json)
     if not all(case["accepted"] for case in cases):
         sys.exit(1)
@@ -189,16 +189,6 @@ def placement(path: Path, dit: HumoDiT, size: Size) -> dict[str, dict[str, int]]
     for _, operator, provider in nodes:
         counts.setdefault(provider, Counter())[operator] += 1
     return {provider: dict(operators.most_common()) for provider, operators in counts.items()}
-
-
-def machine() -> dict[str, Any]:
-    import onnxruntime
-
-    return {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 _MARGIN, _LABELS, _BARS, _NUMBERS = 24, 110, 560, 100
 _BAR, _GAP, _GROUP_GAP, _TITLE, _LEGEND = 16, 3, 12, 34, 24
 _PAPER, _TEXT, _QUIET = (255, 255, 255), (24, 29, 38), (112, 121, 136)
-_COLOURS = ((24, 104, 158), (148, 197, 224), (214, 137, 64), (104, 159, 98))
+_COLOURS = ((24, 104, 158), (148, 197, 224), (214, 137, 64), (104, 159, 98), (150, 111, 176))
 
 
 def save_stage_chart(path: Path, variants: Mapping[str, Mapping[str, float]], title: str) -> Path:
-    """Write a PNG: for every stage one bar for each of at most four ``variants``, which map stages to seconds."""
+    """Write a PNG: for every stage one bar for each of at most five ``variants``, which map stages to seconds."""
     stages = list(dict.fromkeys(stage for seconds in variants.values() for stage in seconds))
     group = len(variants) * (_BAR + _GAP) + _GROUP_GAP
     top = _MARGIN + _TITLE + _LEGEND

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from library_calls import causal_conv
 from own_process import announce, failure_of
-from reporting import hand_over, report_of
+from reporting import hand_over, headline, report_of
 from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, preset
@@ -161,7 +161,7 @@ def measure_layers(variant: str, convolve: Convolve, latents: Tensor, piece: int
         row = {"layer": name + (" + residual" if added else ""), "count": count}
         announce(f"{variant}: {row['layer']}")
         work = 2 * out_shape[1] * (x_shape[2] - 2) * (x_shape[3] - 2) * weight.numel()
-        expected = cudnn(x, weight, bias, residual).float()
+        expected = causal_conv(x, weight, bias, residual).float()
         run = functools.partial(convolve, x, weight, bias, residual)
         row["relative_error"] = ((run() - expected).norm() / expected.norm()).item()
         del expected
@@ -187,19 +187,6 @@ def distinct_convolutions(latents: Tensor, piece: int) -> Counter:
     return found
 
 
-def cudnn(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
-    """cuDNN's convolution of channels-last memory with the op's arguments and result."""
-    _, _, height, width, _ = weight.shape
-    padding = (0, height // 2, width // 2)
-    y = F.conv3d(x.permute(0, 4, 1, 2, 3), weight.permute(0, 4, 1, 2, 3), bias, padding=padding).permute(0, 2, 3, 4, 1)
-    if residual is not None:
-        y += residual
-    for edge in (0, -1):
-        y[:, :, edge] = 0
-        y[:, :, :, edge] = 0
-    return y.contiguous()
-
-
 def from_triton(positions: int, stages: int, warps: int) -> Convolve:
     from humo_rt.kernels.causal_conv.triton_impl import Tile, run
 
@@ -213,7 +200,7 @@ def from_cuda(*, shared_columns: bool) -> Convolve:
 VARIANTS: dict[str, Callable[[], Convolve]] = {
     "cuda": lambda: from_cuda(shared_columns=True),
     "cuda separate": lambda: from_cuda(shared_columns=False),
-    "cudnn": lambda: cudnn,
+    "cudnn": lambda: causal_conv,
     "triton 128 3 4": lambda: from_triton(128, 3, 4),
     "triton 256 3 8": lambda: from_triton(256, 3, 8),
 }
@@ -260,7 +247,7 @@ def profile(run: Callable[[], Any]) -> list[dict[str, Any]]:
 
 
 def print_report(report: dict[str, Any], args: argparse.Namespace) -> None:
-    print(f"{report['device']}, torch {report['torch']}; {args.num_frames} frames {args.height}x{args.width}")
+    print(f"{headline(report)}; {args.num_frames} frames {args.height}x{args.width}")
     for row in report["results"]:
         if "error" in row:
             print(f"{row['variant']:16} failed: {row['error']}")
