@@ -146,6 +146,8 @@ def face_masks(given: list[str], speakers: int) -> Any:
             if speakers > 1:
                 raise ValueError(f"--face-mask {text} does not say whose it is: write 0:{text} for the first --audio")
             number, mask = "0", text
+        if speakers == 0 and number != "0":
+            raise ValueError(f"--face-mask {text} is for the sound number {number}, but there is no --audio: give it")
         if int(number) >= max(speakers, 1):
             raise ValueError(
                 f"--face-mask {text} is for --audio {number}, but the last of {speakers} is {speakers - 1}"

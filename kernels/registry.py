@@ -38,13 +38,7 @@ OPS = (
     "causal_conv",
 )
 BACKENDS = ("cuda", "triton")  # in order of preference, but for those below
-# On an H100, HuMo-1.7B: a guided update takes 38 us in Triton, 46 in CUDA. Audio attention in CUDA uses the matrix unit
-# in bfloat16 alone; with its plain kernel a step in float16 took 18 % longer than with Triton's.
-FASTER_IN_TRITON = {
-    "guided_update": (torch.float32, torch.float16, torch.bfloat16),
-    "audio_face_attention": (torch.float32, torch.float16),
-    "audio_face_probabilities": (torch.float32, torch.float16),
-}
+FASTER_IN_TRITON = frozenset({"guided_update"})  # 38 us against 46 at the size of HuMo-1.7B on an H100
 REFERENCE = "reference"
 
 _forced: ContextVar[str | None] = ContextVar("humo_rt_kernel_backend", default=None)
@@ -77,39 +71,39 @@ def _unsuited_card(capability: int | None, device: torch.device | None) -> str |
     )
 
 
-def implementation(op: str, backend: str) -> Callable[..., torch.Tensor]:
-    """The function that runs ``op`` on ``backend`` (or the reference). ``RuntimeError`` says why there is none."""
+def implementation(op: str, backend: str, device: torch.device | None = None) -> Callable[..., torch.Tensor]:
+    """The function that runs ``op`` on ``backend`` (or the reference). ``RuntimeError`` says why ``device``, by default
+    the current card, has none."""
     if backend == REFERENCE:
         return importlib.import_module(f"humo_rt.kernels.{op}.reference").reference
-    reason = unavailable(op, backend)
+    reason = unavailable(op, backend, device)
     if reason is not None:
         raise RuntimeError(f"{op} cannot run on {backend}: {reason}")
     return importlib.import_module(f"humo_rt.kernels.{op}.{backend}_impl").run
 
 
-def select(op: str, device: torch.device, dtype: torch.dtype = torch.bfloat16) -> Callable[..., torch.Tensor]:
-    """The implementation to use for tensors on ``device``: the forced one, else the first available of ``preferred``.
-
-    ``dtype``: of the tensors, where it decides which backend is faster.
-    """
+def select(op: str, device: torch.device, order: tuple[str, ...] | None = None) -> Callable[..., torch.Tensor]:
+    """The implementation to use for tensors on ``device``: the forced one, else the first available of ``order``, which
+    is ``preferred`` unless the tensors decide."""
+    order = preferred(op) if order is None else order
     forced = _forced.get()
     if forced in BACKENDS and device.type != "cuda":
         raise RuntimeError(f"{op} cannot run on {forced}: its tensors are on {device}, not on a GPU")
     if forced is not None:
-        return implementation(op, forced)
+        return implementation(op, forced, device)
     if device.type != "cuda":
         return implementation(op, REFERENCE)
-    for backend in preferred(op, dtype):
+    for backend in order:
         if unavailable(op, backend, device) is None:
-            _say_second(op, backend, dtype, device)
-            return implementation(op, backend)
+            _say_second(op, backend, order[0], device)
+            return implementation(op, backend, device)
     _say_slow(op, device)
     return implementation(op, REFERENCE)
 
 
-def preferred(op: str, dtype: torch.dtype) -> tuple[str, ...]:
+def preferred(op: str) -> tuple[str, ...]:
     """The backends of ``op``, the faster one first."""
-    return BACKENDS[::-1] if dtype in FASTER_IN_TRITON.get(op, ()) else BACKENDS
+    return BACKENDS[::-1] if op in FASTER_IN_TRITON else BACKENDS
 
 
 def exporting() -> bool:
@@ -128,9 +122,8 @@ def _say_slow(op: str, device: torch.device) -> None:
 
 
 @cache
-def _say_second(op: str, backend: str, dtype: torch.dtype, device: torch.device) -> None:
-    """Where the faster backend was written but cannot run: at level INFO, as the installation warned of it."""
-    faster = preferred(op, dtype)[0]
+def _say_second(op: str, backend: str, faster: str, device: torch.device) -> None:
+    """Where the faster backend was written but cannot run: at level INFO, for neither is slow."""
     if backend != faster and importlib.util.find_spec(f"humo_rt.kernels.{op}.{faster}_impl") is not None:
         logger.info("%s runs in %s, which is slower than %s: %s", op, backend, faster, unavailable(op, faster, device))
 

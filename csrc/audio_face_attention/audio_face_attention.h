@@ -18,7 +18,8 @@ struct AudioFaceAttention {
 };
 
 // Asynchronous on `stream`; allocates nothing. Returns cudaErrorInvalidValue for sizes below one, more than 64 keys, a
-// head_dim above 256, a batch above 65535, more than 12,000 channels or an unknown dtype, else what the launch returned.
+// head_dim above 256, a batch above 65535, more than 12,000 channels, 2^31 tokens or more in a sample, or an unknown
+// dtype, else what the launch returned.
 cudaError_t audio_face_attention(const AudioFaceAttention& call, cudaStream_t stream);
 
 }  // namespace humo_rt

@@ -46,10 +46,10 @@ def settle(dit: HumoDiT, wanted: Running) -> HumoDiT:
     found = _settled.get(dit, wanted)
     if found != wanted:
         raise ValueError(
-            f"another pipeline runs the DiT of these components with {found}, which {wanted} would change: "
+            f"the DiT of these components was set up for a pipeline with {found}, which {wanted} would change: "
             "use the same settings, or load the weights again"
         )
-    if wanted.precision != FP8 and is_float8(dit):
+    if is_float8(dit) and dit not in _settled:
         raise ValueError(f"the DiT of these components has lost its weights to {FP8!r}: load the weights again")
     if wanted.precision == FP8:
         if dit not in _settled:

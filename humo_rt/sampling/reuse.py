@@ -59,7 +59,8 @@ class GuidanceReuse:
         if isinstance(value, Mapping) and not {"every", "below"}.isdisjoint(value):
             unknown = [key for key in value if key not in ("every", "below")]
             if unknown or "every" not in value:
-                raise ValueError(f'guidance_reuse {dict(value)!r} is not of the form {{"every": 2, "below": 900}}')
+                wrong = f"has the unknown key {unknown[0]!r}" if unknown else "lacks 'every'"
+                raise ValueError(f'guidance_reuse {dict(value)!r} {wrong}: write {{"every": 2, "below": 900}}')
             return cls(**value)
         return cls(every=value)
 

@@ -80,5 +80,8 @@ def _is_onnx(graph: DitEngine) -> bool:
     if suffix not in (".onnx", ".engine"):
         raise ValueError(f"{str(graph)!r} is neither .onnx nor .engine: write one with humo-rt export or build-engine")
     if suffix == ".onnx" and (graph.onnx, graph.weight_budget) != (None, None):
-        raise ValueError(f"{str(graph)!r} holds its weights: an ONNX file for them and a weight budget are for engines")
+        given = (
+            "an ONNX file for its weights" if graph.weight_budget is None else f"weight_budget={graph.weight_budget}"
+        )
+        raise ValueError(f"{str(graph)!r} holds its weights, {given} is for engines: leave it out")
     return suffix == ".onnx"

@@ -57,10 +57,12 @@ class Fingerprint:
     def difference(self, loaded: Fingerprint, *dtypes: torch.dtype) -> str | None:
         """What differs first from ``loaded`` among the tensors that both have, in words; None if nothing does.
 
-        ``dtypes``: the precisions that the two were rounded to.
+        ``dtypes``: the precisions that the two were rounded to. In one precision one checkpoint has the same values; in
+        two they may differ by what these round.
         """
-        relative = sum(torch.finfo(dtype).eps for dtype in dtypes)
-        absolute = sum(torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps for dtype in dtypes)
+        precisions = [torch.finfo(dtype) for dtype in dtypes] if len(set(dtypes)) > 1 else []
+        relative = sum(precision.eps for precision in precisions)
+        absolute = sum(precision.smallest_normal * precision.eps for precision in precisions)
         for name in sorted(self.samples.keys() & loaded.samples.keys()):
             for own, other in zip(self.samples[name], loaded.samples[name], strict=True):
                 if not abs(own - other) <= relative * max(abs(own), abs(other)) + absolute:  # also for NaN

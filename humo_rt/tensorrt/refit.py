@@ -6,6 +6,7 @@ separate weights.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,12 @@ def require_fitting(header: EngineHeader, onnx: Path, source: str) -> Graph:
         )
     graph = read_graph(onnx)
     if graph.spec != header.spec:
-        raise ValueError(f"{onnx} is another model or precision than {source}: export the same one")
+        own, other = dataclasses.asdict(header.spec), dataclasses.asdict(graph.spec)
+        differing = ", ".join(name for name in own if own[name] != other[name])
+        raise ValueError(
+            f"{onnx} is another graph than {source} was built of (other {differing}): export the model of the engine "
+            "with the same options of humo-rt export"
+        )
     return graph
 
 

@@ -26,6 +26,8 @@ from humo_rt.kernels.audio_face_attention.reference import reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_KEYS, MAX_HEAD_DIM, MAX_WIDTH = 64, 256, 12000
+# Of csrc/audio_face_attention/scores.cuh: keys of a tile; what a block shares for each head and speaker, and besides.
+TILE_KEYS, LOGIT_BYTES, SQUARE_BYTES = 16, 32 * 16 * 4, 8 * 32 * 4
 
 
 def audio_face_attention(
@@ -89,6 +91,17 @@ def check_queries(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_w
         raise ValueError(f"tensors on {', '.join(sorted(map(str, devices | {q_BLD.device})))}: use one device")
 
 
+def backend_order(q_BLD: Tensor, k_PBTHSK: Tensor) -> tuple[str, ...]:
+    """The backends for these inputs, the faster one first: CUDA if its kernel for the matrix unit takes them and two of
+    its blocks share a processor, as they did where it was measured; its plain kernel is slower than Triton's."""
+    speakers, _, _, heads, keys, head_dim = k_PBTHSK.shape
+    if q_BLD.device.type == "cuda" and q_BLD.dtype == torch.bfloat16 and keys <= TILE_KEYS and head_dim in (64, 128):
+        block = heads * speakers * LOGIT_BYTES + SQUARE_BYTES
+        if 2 * block <= torch.cuda.get_device_properties(q_BLD.device).shared_memory_per_multiprocessor:
+            return ("cuda", "triton")
+    return ("triton", "cuda")
+
+
 @torch.library.custom_op("humo_rt::audio_face_attention", mutates_args=())
 def _audio_face_attention(
     q_BLD: Tensor,
@@ -98,7 +111,7 @@ def _audio_face_attention(
     face_weight_PBL: Tensor | None,
     eps: float,
 ) -> Tensor:
-    run = registry.select("audio_face_attention", q_BLD.device, q_BLD.dtype)
+    run = registry.select("audio_face_attention", q_BLD.device, backend_order(q_BLD, k_PBTHSK))
     return run(q_BLD, norm_weight_D, k_PBTHSK, v_PBTHSK, face_weight_PBL, eps)
 
 

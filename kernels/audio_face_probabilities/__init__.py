@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
-from humo_rt.kernels.audio_face_attention import check_queries
+from humo_rt.kernels.audio_face_attention import backend_order, check_queries
 from humo_rt.kernels.audio_face_probabilities.reference import reference
 
 
@@ -62,7 +62,7 @@ def weigh_values(prob_BLX: Tensor, folded_NXE: Tensor) -> Tensor:
 def _audio_face_probabilities(
     q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL: Tensor | None, eps: float
 ) -> Tensor:
-    run = registry.select("audio_face_probabilities", q_BLD.device, q_BLD.dtype)
+    run = registry.select("audio_face_probabilities", q_BLD.device, backend_order(q_BLD, k_PBTHSK))
     return run(q_BLD, norm_weight_D, k_PBTHSK, face_weight_PBL, eps)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from humo_rt.kernels.audio_face_attention import audio_face_attention
+from humo_rt.kernels.audio_face_attention import audio_face_attention, backend_order
 from humo_rt.kernels.audio_face_attention import cases as attention
 from humo_rt.kernels.audio_face_probabilities import audio_face_probabilities, fold_values, weigh_values
 from humo_rt.kernels.audio_face_probabilities.cases import CASES, make_inputs
@@ -105,3 +106,26 @@ def test_exports_as_plain_operators():
 def test_triton_code_interpreted_on_the_cpu():
     pytest.importorskip("triton", reason="triton is not installed: its kernels can only be checked where it is")
     op_checks.assert_interpreted_code_is_right("audio_face_probabilities")
+
+
+SHARED_KIB = {"H100": 228, "A100": 164, "RTX 4090": 100}  # of one processor
+
+
+@pytest.mark.parametrize(
+    ("card", "dtype", "heads", "speakers", "keys", "faster"),
+    [
+        ("H100", torch.bfloat16, 40, 1, 16, "cuda"),
+        ("H100", torch.bfloat16, 40, 2, 16, "triton"),
+        ("H100", torch.bfloat16, 12, 4, 16, "cuda"),
+        ("RTX 4090", torch.bfloat16, 12, 1, 16, "cuda"),
+        ("RTX 4090", torch.bfloat16, 40, 1, 16, "triton"),
+        ("A100", torch.float16, 12, 1, 16, "triton"),
+        ("A100", torch.bfloat16, 12, 1, 17, "triton"),
+    ],
+)
+def test_cuda_comes_first_where_its_fast_kernel_has_room(monkeypatch, card, dtype, heads, speakers, keys, faster):
+    card_of = SimpleNamespace(shared_memory_per_multiprocessor=1024 * SHARED_KIB[card])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card_of)
+    q = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+    k = SimpleNamespace(shape=(speakers, 1, 1, heads, keys, 128))
+    assert backend_order(q, k)[0] == faster

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -62,24 +64,23 @@ class TestSelect:
         assert "no cuda here; no triton here" in caplog.text
 
     @pytest.mark.parametrize(
-        ("op", "dtype", "faster"),
+        ("op", "order", "faster"),
         [
-            ("causal_conv", torch.float16, "cuda"),
-            ("guided_update", torch.bfloat16, "triton"),
-            ("audio_face_probabilities", torch.bfloat16, "cuda"),
-            ("audio_face_probabilities", torch.float16, "triton"),
+            ("causal_conv", None, "cuda"),
+            ("guided_update", None, "triton"),
+            ("audio_face_probabilities", ("triton", "cuda"), "triton"),
         ],
     )
-    def test_the_faster_backend_is_taken_where_both_can_run(self, monkeypatch, op, dtype, faster):
+    def test_the_faster_backend_is_taken_where_both_can_run(self, monkeypatch, op, order, faster):
         monkeypatch.setattr(registry, "unavailable", lambda op, backend, device: None)
-        monkeypatch.setattr(registry, "implementation", lambda op, backend: backend)
-        assert registry.select(op, torch.device("cuda"), dtype) == faster
+        monkeypatch.setattr(registry, "implementation", lambda op, backend, device: backend)
+        assert registry.select(op, torch.device("cuda"), order) == faster
 
     def test_the_slower_backend_says_once_why_it_is_taken(self, monkeypatch, caplog):
         monkeypatch.setattr(
             registry, "unavailable", lambda op, backend, device: None if backend == "triton" else "not built"
         )
-        monkeypatch.setattr(registry, "implementation", lambda op, backend: backend)
+        monkeypatch.setattr(registry, "implementation", lambda op, backend, device: backend)
         registry._say_second.cache_clear()
         with caplog.at_level(logging.INFO):
             for op in ("causal_conv", "causal_conv", "gelu_quantize", "guided_update"):
@@ -88,6 +89,19 @@ class TestSelect:
             "causal_conv runs in triton, which is slower than cuda: not built"
         ]
         registry._say_second.cache_clear()
+
+    def test_each_card_is_asked_for_itself(self, monkeypatch):
+        """As in a machine of a Hopper card and an Ada card, the current one."""
+        capabilities = {None: (8, 9), torch.device("cuda", 0): (8, 9), torch.device("cuda", 1): (9, 0)}
+        monkeypatch.setitem(sys.modules, "humo_rt._C", SimpleNamespace(causal_conv=None, DType=MagicMock()))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capabilities[device])
+        registry.unavailable.cache_clear()
+        try:
+            chosen = [registry.select("causal_conv", torch.device("cuda", number)).__module__ for number in (0, 1)]
+        finally:
+            registry.unavailable.cache_clear()
+        assert [name.rpartition(".")[2] for name in chosen] == ["triton_impl", "cuda_impl"]
 
     def test_a_forced_backend_that_is_absent_is_an_error_with_the_reason(self, no_gpu_backends):
         with registry.use_backend("triton"), pytest.raises(RuntimeError, match="no triton here"):

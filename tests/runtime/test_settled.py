@@ -47,7 +47,9 @@ def test_other_settings_are_refused_and_change_nothing(dit, first: Running, seco
         return
     settle(dit, first)
     before = state(dit)
-    with pytest.raises(ValueError, match="another pipeline runs the DiT of these components with .*load the weights"):
+    with pytest.raises(
+        ValueError, match="the DiT of these components was set up for a pipeline with .*load the weights"
+    ):
         settle(dit, second)
     assert state(dit) == before
 

@@ -194,7 +194,7 @@ def test_generate_from_the_command_line(nano_float32, tmp_path, monkeypatch):
         (["generate", "--prompt", "x", "--weight-budget", 4], "--weight-budget 4.0 is for an engine: give one"),
         (
             ["generate", "--prompt", "x", "--dit-engine", "dit.onnx", "--weight-budget", 4],
-            "a weight budget are for engines",
+            "is for engines: leave it out",
         ),
     ],
 )
