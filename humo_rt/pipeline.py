@@ -318,11 +318,11 @@ class Pipeline:
     def _accept(self, request: GenerationRequest) -> GenerationRequest:
         """The request completed; RuntimeError when the estimate for its size exceeds the free memory."""
         request = request.validated(self.config)
+        sets = self._branch_sets(request)
         if self.dit_engine is not None:
             from humo_rt.tensorrt.acceptance import require_served
 
-            require_served(self.dit, request, self._guidance_table(request))
-        sets = self._branch_sets(request)
+            require_served(self.dit, request, sets)
         branches = max(map(len, sets))
         needed = activation_bytes(
             self.config,

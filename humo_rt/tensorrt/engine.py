@@ -110,6 +110,9 @@ class Engine(GraphDiT):
             then = f", and build the engine again with {header.rebuild}"
             made = {"file": path, "loaded": loaded_from, "onnx": Path(header.onnx), "then": then}
             require_same_weights(header.origin, header.spec, dit, **made)
+        else:
+            made = {"file": weights.path, "loaded": loaded_from, "onnx": weights.path}
+            require_same_weights(weights.origin, header.spec, dit, **made)
         loaded = load_plan(path, header, tensorrt)
         if header.weight_streaming:
             automatic = loaded.engine.get_weight_streaming_automatic_budget()
@@ -118,7 +121,7 @@ class Engine(GraphDiT):
         kernels = KernelCache(path.with_suffix(SUFFIX))
         result = cls(dit, header, loaded, source=str(path), device=device, kernels=kernels, scratch=scratch)
         if weights is not None:
-            result.refit(weights.path, loaded_from=loaded_from)
+            result._take(weights)
         return result
 
     def refit(self, onnx: str | Path, *, loaded_from: Source | None = None) -> None:
@@ -133,10 +136,14 @@ class Engine(GraphDiT):
         graph = require_fitting(self.header, onnx, self.source)
         made = {"file": onnx, "loaded": loaded_from, "onnx": onnx}
         require_same_weights(graph.origin, self.spec, self._dit, **made)
+        self._take(graph)
+
+    def _take(self, graph: Graph) -> None:
+        """The weights of a graph that fits, and was compared with the DiT."""
         if self.header.weights == SEPARATE:
-            copy_weights(self._weights, self.header, onnx)
+            copy_weights(self._weights, self.header, graph.path)
         else:
-            refit(self._loaded.engine, self._loaded.tensorrt, self._loaded.logger, onnx)
+            refit(self._loaded.engine, self._loaded.tensorrt, self._loaded.logger, graph.path)
         self.header = dataclasses.replace(self.header, origin=graph.origin)
 
     def prepare(self, size: Size) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from humo_rt.request import GenerationRequest
 from humo_rt.sampling.guidance import GuidanceRow, GuidanceTable
+from humo_rt.sampling.reuse import GuidanceReuse, computed_branches
 from humo_rt.tensorrt.acceptance import branch_counts, require_served
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.profiles import Profile
@@ -19,6 +20,7 @@ TABLE = GuidanceTable(
         GuidanceRow({"TIA": 2.0, "TA": -0.5, "0": -0.5}),
     )
 )
+TIMESTEPS = (999, 800, 600, 400, 200)
 CONDITIONS = {
     "image": np.zeros((32, 32, 3), dtype=np.uint8),
     "audio": (np.zeros(16_000, dtype=np.float32), 16_000),
@@ -29,19 +31,24 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize(
-    ("size", "reused", "counts"),
+    ("size", "reuse", "counts"),
     [
-        (None, False, {4, 3}),
-        (1, False, {1}),
-        (2, False, {2, 1}),
-        (3, False, {3, 1}),
-        (8, False, {4, 3}),
-        (None, True, {1, 2, 3, 4}),
-        (2, True, {1, 2}),
+        (None, None, {4, 3}),
+        (1, None, {1}),
+        (2, None, {2, 1}),
+        (3, None, {3, 1}),
+        (8, None, {4, 3}),
+        (None, 2, {4, 3, 1}),
+        (None, {"0": 2}, {4, 3, 2}),
+        (2, 2, {2, 1}),
     ],
 )
-def test_forwards_have_as_many_branches_as_run_together(size, reused, counts):
-    assert branch_counts(TABLE, size, reused=reused) == counts
+def test_forwards_have_as_many_branches_as_run_together(size, reuse, counts):
+    assert branch_counts(sets_of(reuse), size) == counts
+
+
+def sets_of(reuse) -> list[tuple[str, ...]]:
+    return computed_branches(TABLE, TIMESTEPS, None if reuse is None else GuidanceReuse.parse(reuse))
 
 
 def profile(branches: int, *, smallest: int = 1) -> Profile:
@@ -54,7 +61,7 @@ def profile(branches: int, *, smallest: int = 1) -> Profile:
 
 def served(graph, **changes) -> None:
     request = GenerationRequest(prompt="A talk.", **CONDITIONS | {"guidance": TABLE} | changes)
-    require_served(graph, request.validated(tiny_pipeline("frames").config), TABLE)
+    require_served(graph, request.validated(tiny_pipeline("frames").config), sets_of(changes.get("guidance_reuse")))
 
 
 def test_a_request_within_the_profiles_is_served(tmp_path):

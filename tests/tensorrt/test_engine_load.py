@@ -97,6 +97,7 @@ def test_weights_that_are_put_in_are_those_compared(card, tmp_path):
     others = save_scaling(tmp_path / "lora.onnx", spec, seed=1, origin=origin_of(lora, "lora"))
     with pytest.raises(ValueError, match=r"lora.onnx was exported from .*blocks.0.ffn.0.weight has"):
         Engine.load(path, card.dit, onnx=others)
+    assert not card.fakes
     loaded = Engine.load(path, lora, onnx=others)
     assert loaded.header.origin == origin_of(lora, "lora")
     assert read_header(path).origin == origin_of(card.dit)
