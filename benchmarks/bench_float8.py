@@ -97,7 +97,7 @@ def attentions(tokens: int, config: DiTConfig) -> list[dict[str, Any]]:
 
     rows.append(timed("attention", "cudnn-fp8, quantises itself", drop_in, work, exact))
     bound = bound_scale(torch.ones(config.dim, device=CUDA))
-    v8, scale_v = quantize_tensor(qkv.chunk(3, dim=-1)[2])
+    v8, scale_v, _ = quantize_tensor(qkv.chunk(3, dim=-1)[2])
     q8, k8 = ((x.transpose(1, 2).contiguous() / bound).to(torch.float8_e4m3fn) for x in (q, k))
     parts = ((q8, bound), (k8, bound), (v8.unflatten(2, (heads, head_dim)), scale_v))
 

@@ -102,7 +102,7 @@ def _attention_alone(attention: Attention, q_BHLK: Tensor, k_BHLK: Tensor, v_BHL
     if attention is not float8_attention:
         return partial(attention, q_BHLK, k_BHLK, v_BHLK)
     rows = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in (q_BHLK, k_BHLK, v_BHLK)]
-    return partial(attend_quantized, *((x.unflatten(2, (q_BHLK.shape[1], -1)), scale) for x, scale in rows))
+    return partial(attend_quantized, *((x.unflatten(2, (q_BHLK.shape[1], -1)), scale) for x, scale, _ in rows))
 
 
 def _one_forward(

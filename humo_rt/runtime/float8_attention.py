@@ -6,7 +6,8 @@ the operators have no backward pass.
 
 What the values of all tokens have in common comes back from attention as it went in. But e4m3 rounds it twice, to one
 side in every token, which no average mends, and on Hopper much more of it is lost than that (benchmarks/LOG.md). So it
-is taken off before and added afterwards. The weights of a token add up to one, so any vector may be taken off.
+is taken off before and added afterwards: the mean of all tokens, as that of a part misses it by more than attention
+over noise leaves of its values. The weights of a token add up to one, so any vector may be taken off.
 
 Shape legend: B batch, L tokens, H heads, K head_dim, D = H * K.
 """
@@ -56,19 +57,11 @@ def float8_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
     The result is dense as (B, L, H, K), so that joining the heads copies nothing.
     """
     q_BLD, k_BLD, v_BLD = (x.transpose(1, 2).flatten(2) for x in (q_BHLK, k_BHLK, v_BHLK))
-    centre_B1D = common_value(v_BLD)
-    parts = quantize_tensor(q_BLD), quantize_tensor(k_BLD), quantize_tensor(v_BLD, centre_B1D)
+    *value, centre_B1D = quantize_tensor(v_BLD, centred=True)
+    parts = quantize_tensor(q_BLD)[:2], quantize_tensor(k_BLD)[:2], value
     heads = q_BHLK.shape[1]
     y_BLHK, scale_1 = attend_quantized(*((x.unflatten(2, (heads, -1)), scale) for x, scale in parts))
     return with_common_value(y_BLHK, scale_1, centre_B1D).to(q_BHLK.dtype).transpose(1, 2)
-
-
-def common_value(v_BLD: Tensor) -> Tensor:
-    """What the values have in common: their mean, (B, 1, D) float32.
-
-    Of all tokens: the mean of a part misses it by more than attention over noise leaves of its values.
-    """
-    return v_BLD.mean(1, keepdim=True, dtype=torch.float32)
 
 
 def with_common_value(y_BLHK: Tensor, scale_1: Tensor, centre_B1D: Tensor) -> Tensor:

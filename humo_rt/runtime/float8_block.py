@@ -20,7 +20,7 @@ from humo_rt.kernels.quantize_rows import requantize_rows
 from humo_rt.kernels.quantize_tensor import quantize_tensor
 from humo_rt.model.block import Block
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime.float8_attention import attend_quantized, common_value, float8_attention, with_common_value
+from humo_rt.runtime.float8_attention import attend_quantized, float8_attention, with_common_value
 from humo_rt.runtime.float8_linear import Float8Linear
 from humo_rt.runtime.fused_block import FusedBlock, is_fused, link, pack
 from humo_rt.runtime.precision import EXACT_LAYERS, check_patterns, check_widths, float8_layers
@@ -69,8 +69,7 @@ class Float8Block(FusedBlock):
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         scale_q, scale_k = self.qk_scales
         q_UQHK, k_UQHK = qk_norm_rope_quantize(q, k, *norms, *rope, heads, attention.norm_q.eps, scale_q, scale_k)
-        centre_U1D = common_value(v)
-        v_UQD, scale_v = quantize_tensor(v, centre_U1D)
+        v_UQD, scale_v, centre_U1D = quantize_tensor(v, centred=True)
         v_UQHK = v_UQD.unflatten(2, (heads, -1))
         y_UQHK, scale_y = attend_quantized((q_UQHK, scale_q), (k_UQHK, scale_k), (v_UQHK, scale_v))
         if isinstance(attention.o, Float8Linear):

@@ -18,7 +18,6 @@ from humo_rt.kernels import registry
 from humo_rt.kernels.arguments import check_dtypes
 from humo_rt.kernels.float8 import FLOAT8, QuantizedRows
 from humo_rt.kernels.quantize_rows.reference import reference
-from humo_rt.kernels.quantize_tensor import check_centre
 
 
 def quantize_rows(x: Tensor) -> QuantizedRows:
@@ -33,7 +32,12 @@ def requantize_rows(given_BLD: Tensor, factor_1: Tensor, centre_B1D: Tensor) -> 
         raise ValueError(f"given is {given_BLD.dtype} {tuple(given_BLD.shape)}: give e4m3 (B, L, D)")
     if factor_1.shape != (1,) or factor_1.dtype != torch.float32 or factor_1.device != given_BLD.device:
         raise ValueError(f"factor is not one float32 number on {given_BLD.device}: give the scale of what is given")
-    check_centre(centre_B1D, given_BLD)
+    expected = (given_BLD.shape[0], 1, given_BLD.shape[-1])
+    if tuple(centre_B1D.shape) != expected or centre_B1D.dtype != torch.float32:
+        given = f"{centre_B1D.dtype} {tuple(centre_B1D.shape)}"
+        raise ValueError(f"centre is {given}: give float32 (B, 1, D) for what is given, {tuple(given_BLD.shape)}")
+    if centre_B1D.device != given_BLD.device:
+        raise ValueError(f"centre is on {centre_B1D.device}, given on {given_BLD.device}: use one device")
     run = reference if registry.exporting() else _quantize_rows
     return QuantizedRows(*run(given_BLD, factor_1, centre_B1D))
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from humo_rt.kernels.float8 import quantized
 
 
-def reference(x_BLD: Tensor, centre_B1D: Tensor | None) -> tuple[Tensor, Tensor]:
+def reference(x_BLD: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
     """In float32; of a float64 tensor the values before rounding."""
     wide = x_BLD.to(torch.promote_types(x_BLD.dtype, torch.float32))
-    values, scale_1 = quantized((wide if centre_B1D is None else wide - centre_B1D).reshape(-1))
-    return values.view(x_BLD.shape), scale_1
+    centre_B1D = wide.mean(1, keepdim=True) if centred else torch.zeros_like(wide[:, :1])
+    values, scale_1 = quantized((wide - centre_B1D).reshape(-1))
+    return values.view(x_BLD.shape), scale_1, centre_B1D

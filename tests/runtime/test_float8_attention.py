@@ -84,7 +84,7 @@ class TestArithmetic:
 
     def test_quantised_inputs_in_any_layout(self, cudnn):
         parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in make_qkv(head_dim=16, dtype=torch.float32)]
-        dense = [(x.unflatten(2, (3, 16)), scale) for x, scale in parts]
+        dense = [(x.unflatten(2, (3, 16)), scale) for x, scale, _ in parts]
         strided = [(as_slice(x), scale) for x, scale in dense]
         for a, b in zip(
             float8_attention.attend_quantized(*dense), float8_attention.attend_quantized(*strided), strict=True
