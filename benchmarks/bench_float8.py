@@ -24,7 +24,7 @@ from reporting import hand_over, report_of
 from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig, preset
-from humo_rt.kernels.float8 import QuantizedRows
+from humo_rt.kernels.float8 import FLOAT8, QuantizedRows
 from humo_rt.kernels.qk_norm_rope_quantize import bound_scale
 from humo_rt.kernels.quantize_rows import quantize_rows
 from humo_rt.kernels.quantize_tensor import quantize_tensor
@@ -97,8 +97,11 @@ def attentions(tokens: int, config: DiTConfig) -> list[dict[str, Any]]:
 
     rows.append(timed("attention", "cudnn-fp8, quantises itself", drop_in, work, exact))
     bound = bound_scale(torch.ones(config.dim, device=CUDA))
-    v8, scale_v, _ = quantize_tensor(qkv.chunk(3, dim=-1)[2])
-    q8, k8 = ((x.transpose(1, 2).contiguous() / bound).to(torch.float8_e4m3fn) for x in (q, k))
+    padding = float8_attention.key_padding(tokens)
+    v8, scale_v, _ = quantize_tensor(qkv.chunk(3, dim=-1)[2], padding=padding)
+    q8, k8 = (
+        (F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, rows)) / bound).to(FLOAT8) for x, rows in ((q, 0), (k, padding))
+    )
     parts = ((q8, bound), (k8, bound), (v8.unflatten(2, (heads, head_dim)), scale_v))
 
     def quantised_before() -> Tensor:

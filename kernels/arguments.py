@@ -34,3 +34,9 @@ def check_one_device(**tensors: Tensor | None) -> None:
     for name, device in others:
         if device != place:
             raise ValueError(f"{name} on {device}, {first} on {place}: use one device")
+
+
+def check_padding(padding: int) -> None:
+    """``ValueError`` for less than no rows."""
+    if padding < 0:
+        raise ValueError(f"padding is {padding}: give the number of rows of zeros to add, 0 or more")

@@ -42,6 +42,13 @@ def quantized(x: Tensor) -> tuple[Tensor, Tensor]:
     return values if x.dtype == torch.float64 else values.to(FLOAT8).contiguous(), amax / LARGEST
 
 
+def empty_rows(shape: tuple[int, ...], padding: int, device: torch.device) -> Tensor:
+    """Memory for e4m3 values (B, L, ...), and zeros in ``padding`` rows after the L."""
+    values = torch.empty((shape[0], shape[1] + padding, *shape[2:]), dtype=FLOAT8, device=device)
+    values.view(torch.uint8)[:, shape[1] :].zero_()
+    return values
+
+
 def half_step(values: Tensor) -> Tensor:
     """Half the distance between neighbouring e4m3 numbers at ``values``, float64: what rounding to one may err."""
     _, exponent = torch.frexp(values.double().abs().clamp(min=2.0**-6))  # m * 2^exponent, m in [0.5, 1)

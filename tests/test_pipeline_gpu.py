@@ -91,13 +91,14 @@ def test_float32_is_the_cpus_video(layout: str) -> None:
 
 
 def test_latents_in_half_precision_from_a_callback_go_on() -> None:
-    pipeline = tiny_pipeline("frames", torch.bfloat16, "cuda")
+    """In float32, where a video shows no more than what the callback rounds away: bf16 enlarges anything."""
+    pipeline = tiny_pipeline("frames", torch.float32, "cuda")
     options = {"num_frames": 5, "seed": 3, **given("TIA")}
     plain = pipeline.generate(PROMPT, **options).frames.astype(float)
     halved = pipeline.generate(
         PROMPT, callback_on_step_end=lambda *seen: {"latents": seen[-1]["latents"].half().cpu()}, **options
     )
-    assert np.abs(halved.frames - plain).mean() < 3.0
+    assert np.abs(halved.frames - plain).mean() < 0.5
 
 
 @pytest.mark.parametrize("second", [{"precision": "fp8"}, {"attention_backend": "sdpa"}], ids=str)

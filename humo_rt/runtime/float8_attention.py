@@ -9,7 +9,10 @@ side in every token, which no average mends, and on Hopper much more of it is lo
 is taken off before and added afterwards: the mean of all tokens, as that of a part misses it by more than attention
 over noise leaves of its values. The weights of a token add up to one, so any vector may be taken off.
 
-Shape legend: B batch, L tokens, H heads, K head_dim, D = H * K.
+On Hopper cuDNN takes a tenth longer where the rows of keys are no multiple of 256, so keys and values get rows added,
+and it is told how many count. Those of queries make no difference.
+
+Shape legend: B batch, L tokens, S rows of keys and values, H heads, K head_dim, D = H * K.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from humo_rt.kernels.quantize_tensor import quantize_tensor
 MODULE = "cudnn"
 INSTALL = "pip install 'nvidia-cudnn-frontend>=1.14'"
 
+KEY_ROWS = 256  # a multiple of which cuDNN likes
+
 # The probabilities, at most 1, on their way into the second product. Not 448: a kernel may measure them against an
 # older maximum than the final one.
 PROBABILITY_SCALE = 256.0
@@ -36,7 +41,8 @@ PROBABILITY_SCALE = 256.0
 HEADROOM = 17 / 16
 
 _UIDS = {name: i for i, name in enumerate(
-    ("q", "k", "v", "descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o", "out", "amax_s", "amax_o")
+    ("q", "k", "v", "descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o", "seq_len_q", "seq_len_kv",
+     "out", "amax_s", "amax_o")
 )}  # fmt: skip
 
 
@@ -57,11 +63,17 @@ def float8_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
     The result is dense as (B, L, H, K), so that joining the heads copies nothing.
     """
     q_BLD, k_BLD, v_BLD = (x.transpose(1, 2).flatten(2) for x in (q_BHLK, k_BHLK, v_BHLK))
-    *value, centre_B1D = quantize_tensor(v_BLD, centred=True)
-    parts = quantize_tensor(q_BLD)[:2], quantize_tensor(k_BLD)[:2], value
+    padding = key_padding(q_BLD.shape[1])
+    *value, centre_B1D = quantize_tensor(v_BLD, centred=True, padding=padding)
+    parts = quantize_tensor(q_BLD)[:2], quantize_tensor(k_BLD, padding=padding)[:2], value
     heads = q_BHLK.shape[1]
     y_BLHK, scale_1 = attend_quantized(*((x.unflatten(2, (heads, -1)), scale) for x, scale in parts))
     return with_common_value(y_BLHK, scale_1, centre_B1D).to(q_BHLK.dtype).transpose(1, 2)
+
+
+def key_padding(tokens: int) -> int:
+    """How many rows keys and values of so many tokens should have added, for ``attend_quantized`` to be fast."""
+    return -tokens % KEY_ROWS
 
 
 def with_common_value(y_BLHK: Tensor, scale_1: Tensor, centre_B1D: Tensor) -> Tensor:
@@ -72,30 +84,36 @@ def with_common_value(y_BLHK: Tensor, scale_1: Tensor, centre_B1D: Tensor) -> Te
 def attend_quantized(
     q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Attention of e4m3 values (B, L, H, K) and their scales (1,) float32: the same for the result."""
+    """Attention of e4m3 values and their scales (1,) float32; q and the result (B, L, H, K), k and v (B, S, H, K).
+
+    What k and v have after L rows has to be finite and counts for nothing.
+    """
     out_BLHK = _float8_attention(q[0], k[0], v[0], q[1], k[1], v[1])
     return out_BLHK, v[1] * HEADROOM
 
 
 @torch.library.custom_op("humo_rt::float8_attention", mutates_args=())
 def _float8_attention(
-    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
+    q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
 ) -> Tensor:
     device, number = q_BLHK.device, torch.float32
     with torch.cuda.device(device):
-        strides = tuple(x.stride() for x in (q_BLHK, k_BLHK, v_BLHK))
-        graph = _graph(device, q_BLHK.shape, strides)
+        strides = tuple(x.stride() for x in (q_BLHK, k_BSHK, v_BSHK))
+        graph = _graph(device, q_BLHK.shape, k_BSHK.shape[1], strides)
+        counting = torch.full((len(q_BLHK), 1, 1, 1), q_BLHK.shape[1], dtype=torch.int32, device=device)
         out_BLHK = torch.empty(q_BLHK.shape, dtype=FLOAT8, device=device)
         tensors = {
             "q": q_BLHK,
-            "k": k_BLHK,
-            "v": v_BLHK,
+            "k": k_BSHK,
+            "v": v_BSHK,
             "descale_q": scale_q_1,
             "descale_k": scale_k_1,
             "descale_v": scale_v_1,
             "descale_s": torch.full((1,), 1 / PROBABILITY_SCALE, dtype=number, device=device),
             "scale_s": torch.full((1,), PROBABILITY_SCALE, dtype=number, device=device),
             "scale_o": (scale_v_1 * HEADROOM).reciprocal(),
+            "seq_len_q": counting,
+            "seq_len_kv": counting,
             "out": out_BLHK,
             "amax_s": torch.zeros(1, dtype=number, device=device),
             "amax_o": torch.zeros(1, dtype=number, device=device),
@@ -109,7 +127,7 @@ def _float8_attention(
 
 @_float8_attention.register_fake
 def _(
-    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
+    q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
 ) -> Tensor:
     return torch.empty_like(q_BLHK, memory_format=torch.contiguous_format)
 
@@ -120,8 +138,8 @@ def _handle(device: torch.device) -> Any:
 
 
 @cache
-def _graph(device: torch.device, shape: torch.Size, strides: tuple[tuple[int, ...], ...]) -> _Graph:
-    """cuDNN's plan for q, k and v of ``shape`` (B, L, H, K) with these strides; the result is contiguous."""
+def _graph(device: torch.device, shape: torch.Size, rows: int, strides: tuple[tuple[int, ...], ...]) -> _Graph:
+    """cuDNN's plan for q of ``shape``, k and v of ``rows``, with these strides; the result is contiguous."""
     cudnn = frontend()
     float8, wide = cudnn.data_type.FP8_E4M3, cudnn.data_type.FLOAT
     graph = cudnn.pygraph(
@@ -132,14 +150,19 @@ def _graph(device: torch.device, shape: torch.Size, strides: tuple[tuple[int, ..
         return [axes[0], axes[2], axes[1], axes[3]]
 
     given: dict[str, Any] = {}
+    batch, length, heads, head_dim = shape
     for name, stride in zip(("q", "k", "v"), strides, strict=True):
-        layout = {"dim": heads_first(shape), "stride": heads_first(stride)}
+        sizes = shape if name == "q" else (batch, rows, heads, head_dim)
+        layout = {"dim": heads_first(sizes), "stride": heads_first(stride)}
         given[name] = graph.tensor(**layout, data_type=float8, name=name, uid=_UIDS[name])
     for name in ("descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o"):
         one = {"dim": [1, 1, 1, 1], "stride": [1, 1, 1, 1]}
         given[name] = graph.tensor(**one, data_type=wide, name=name, uid=_UIDS[name])
-    out, _, amax_s, amax_o = graph.sdpa_fp8(**given, attn_scale=1 / math.sqrt(shape[3]), generate_stats=False)
-    length, heads, head_dim = shape[1:]
+    for name in ("seq_len_q", "seq_len_kv"):
+        each = {"dim": [batch, 1, 1, 1], "stride": [1, 1, 1, 1]}
+        given[name] = graph.tensor(**each, data_type=cudnn.data_type.INT32, name=name, uid=_UIDS[name])
+    options = {"attn_scale": 1 / math.sqrt(head_dim), "generate_stats": False, "use_padding_mask": True}
+    out, _, amax_s, amax_o = graph.sdpa_fp8(**given, **options)
     dense = heads_first((length * heads * head_dim, heads * head_dim, head_dim, 1))
     out.set_output(True).set_uid(_UIDS["out"]).set_data_type(float8).set_dim(heads_first(shape)).set_stride(dense)
     for name, amax in (("amax_s", amax_s), ("amax_o", amax_o)):

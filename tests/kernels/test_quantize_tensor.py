@@ -21,17 +21,25 @@ def inputs():
 
 class TestArithmetic:
     def test_it_is_a_row_of_everything(self, inputs):
-        x, _ = inputs
+        x, *_ = inputs
         values, scale, centre = quantize_tensor(x)
         op_checks.assert_equal((values.flatten(), scale), quantize_rows(x.flatten()))
         assert centre.shape == (3, 1, 24)
         assert not centre.any()
 
     def test_less_the_mean_of_its_tokens(self, inputs):
-        x, _ = inputs
+        x, *_ = inputs
         values, scale, centre = quantize_tensor(x, centred=True)
         op_checks.assert_equal((values.flatten(), scale), quantize_rows((x.float() - centre).flatten()))
         assert torch.equal(centre, x.float().mean(1, keepdim=True))
+
+    def test_rows_of_zeros_change_nothing_else(self, inputs):
+        x, *_ = inputs
+        values, *others = quantize_tensor(x, centred=True)
+        padded, *same = quantize_tensor(x, centred=True, padding=3)
+        op_checks.assert_equal((padded[:, :5], *same), (values, *others))
+        assert padded.shape == (3, 8, 24)
+        assert not padded[:, 5:].float().any()
 
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
     def test_reference_passes_its_own_rule(self, case):
@@ -57,6 +65,10 @@ class TestRefusals:
     def test_a_bad_argument_is_named(self, x, message):
         with pytest.raises(ValueError, match=message):
             quantize_tensor(x)
+
+    def test_fewer_rows_than_there_are(self):
+        with pytest.raises(ValueError, match="padding is -1: give the number of rows"):
+            quantize_tensor(torch.ones(2, 3, 4), padding=-1)
 
 
 class TestGraphs:

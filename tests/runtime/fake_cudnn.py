@@ -16,12 +16,17 @@ import torch
 from torch import Tensor
 
 FLOAT8 = torch.float8_e4m3fn
+LENGTHS = ("seq_len_q", "seq_len_kv")
 SCALARS = ("descale_q", "descale_k", "descale_v", "descale_s", "scale_s", "scale_o")
 
 
 class DataType(Enum):
     FP8_E4M3 = 1
     FLOAT = 2
+    INT32 = 3
+
+
+DTYPES = {DataType.FP8_E4M3: FLOAT8, DataType.FLOAT: torch.float32, DataType.INT32: torch.int32}
 
 
 class FakeTensor:
@@ -50,8 +55,11 @@ class FakeGraph:
         self.tensors[given["name"]] = FakeTensor(**given)
         return self.tensors[given["name"]]
 
-    def sdpa_fp8(self, *, attn_scale: float, generate_stats: bool, **tensors: FakeTensor) -> list[FakeTensor | None]:
-        assert set(tensors) == {"q", "k", "v", *SCALARS}
+    def sdpa_fp8(
+        self, *, attn_scale: float, generate_stats: bool, use_padding_mask: bool, **tensors: FakeTensor
+    ) -> list[FakeTensor | None]:
+        assert set(tensors) == {"q", "k", "v", *SCALARS, *LENGTHS}
+        assert use_padding_mask
         assert not generate_stats
         self.attn_scale = attn_scale
         for name in ("out", "amax_s", "amax_o"):
@@ -74,6 +82,8 @@ class FakeGraph:
         assert x["out"].dtype == FLOAT8  # Hopper returns nothing wider
         q, k, v = (x[name].float() * x[f"descale_{name}"] for name in ("q", "k", "v"))
         scores = q @ k.mT * self.attn_scale
+        assert (x["seq_len_q"] == q.shape[2]).all()
+        scores = scores.masked_fill(torch.arange(k.shape[2]) >= x["seq_len_kv"], -torch.inf)
         weights = (scores - scores.amax(-1, keepdim=True)).exp()
         rounded = (weights * x["scale_s"]).to(FLOAT8).float() * x["descale_s"]
         out = rounded @ v / weights.sum(-1, keepdim=True) * x["scale_o"]
@@ -83,7 +93,7 @@ class FakeGraph:
     def _buffer(self, tensor: FakeTensor, buffers: dict[int, Tensor]) -> Tensor:
         """The memory as the graph describes it, whatever shape the caller's tensor has."""
         buffer = buffers[tensor.uid]
-        assert buffer.dtype == {DataType.FP8_E4M3: FLOAT8, DataType.FLOAT: torch.float32}[tensor.data_type]
+        assert buffer.dtype == DTYPES[tensor.data_type]
         return buffer.as_strided(tensor.dim, tensor.stride)
 
 

@@ -82,6 +82,19 @@ class TestArithmetic:
         result, expected = float8_attention.float8_attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
         assert (result - expected).norm() <= 0.07 * expected.norm()
 
+    def test_rows_after_the_tokens_count_for_nothing(self, cudnn):
+        q, k, v = (
+            quantize_tensor(x.transpose(1, 2).flatten(2), padding=padding)[:2]
+            for x, padding in zip(make_qkv(tokens=64, head_dim=16, dtype=torch.float32), (0, 192, 192), strict=True)
+        )
+        (q, *scale_q), (k, *scale_k), (v, *scale_v) = ((x.unflatten(2, (3, 16)), scale) for x, scale in (q, k, v))
+        expected, _ = float8_attention.attend_quantized((q, *scale_q), (k, *scale_k), (v, *scale_v))
+        k[:, 64:], v[:, 64:] = 448, 448
+        result, _ = float8_attention.attend_quantized((q, *scale_q), (k, *scale_k), (v, *scale_v))
+        assert torch.equal(result.float(), expected.float())
+        (graph,) = fake_cudnn.FakeGraph.built
+        assert graph.tensors["k"].dim[2] == graph.tensors["v"].dim[2] == 256
+
     def test_quantised_inputs_in_any_layout(self, cudnn):
         parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in make_qkv(head_dim=16, dtype=torch.float32)]
         dense = [(x.unflatten(2, (3, 16)), scale) for x, scale, _ in parts]

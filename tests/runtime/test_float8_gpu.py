@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.config import NANO
+from humo_rt.kernels.float8 import FLOAT8
 from humo_rt.kernels.quantize_rows import quantize_rows
 from humo_rt.model.dit import HumoDiT
 from humo_rt.pipeline import Pipeline
@@ -93,6 +94,15 @@ class TestAttention:
         q, k, v = make_qkv((1, 2, 1000, 128), BF16, CUDA)
         v = torch.full_like(v, 3.3)
         torch.testing.assert_close(float8_attention.float8_attention(q, k, v), v, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("shape", [(2, 1000, 3, 128), (1, 1536, 2, 64)], ids=str)
+    def test_rows_after_the_tokens_count_for_nothing(self, shape):
+        q, k, v = ((torch.randn(shape, device=CUDA) * size).clamp(-448, 448).to(FLOAT8) for size in (1, 1, 100))
+        truth = reference(*(x.double().transpose(1, 2) for x in (q, k, v))).transpose(1, 2)
+        k, v = (F.pad(x.float(), (0, 0, 0, 0, 0, 280), value=448).to(FLOAT8) for x in (k, v))
+        one = torch.ones(1, device=CUDA)
+        result, scale = float8_attention.attend_quantized((q, one), (k, one), (v, one))
+        assert relative_error(result.double() * scale, truth) < 7e-2
 
     def test_full_size(self):
         q, k, v = make_qkv((1, 2, 40_560, 128), BF16, CUDA)
