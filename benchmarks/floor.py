@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ SQUARE_LAYERS = ("self_attn.o", "cross_attn.q", "cross_attn.o", "audio_cross_att
 LAYERS = (QKV, *SQUARE_LAYERS, "ffn.0", "ffn.2")
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+Block = Callable[[int, Callable[[], None]], None]  # runs the block of a number; calls the other around its attention
 
 
 def measure_floor(
@@ -47,7 +49,8 @@ def measure_floor(
     """Milliseconds of self-attention and of all linear layers of every block; medians over ``runs`` forwards.
 
     They run back to back in the model's order, so that the card is as warm, and its clock as low, as in a generation: a
-    product alone on a cool card is up to a tenth faster than the same product in a step.
+    product alone on a cool card is up to a tenth faster than the same product in a step. On a GPU they are recorded and
+    replayed, as small models are: launched one by one, a small one's would be measured by their launches.
 
     ``shape``: of the latents (B, C, T, H, W), reference frames included. ``attention`` takes q, k and v, (B, H, Q, K)
     each; give the model's own, so that it is held to its own kernel. With ``precision`` "fp8" the layers of that tier
@@ -72,7 +75,8 @@ def measure_floor(
         for product in others:
             product()
 
-    found = [_one_forward(block, count, device) for _ in range(1 + runs)][1:]
+    forward = _recorded(block, count, device) if device.type == "cuda" else partial(_one_forward, block, count)
+    found = [forward() for _ in range(1 + runs)][1:]
     attended, linear = (statistics.median(times) for times in zip(*found, strict=True))
     return {"tokens": tokens, "attention": attended, "linear": linear, "total": attended + linear}
 
@@ -107,28 +111,44 @@ def _attention_alone(attention: Attention, q_BHLK: Tensor, k_BHLK: Tensor, v_BHL
     return partial(attend_quantized, *((x.unflatten(2, (q_BHLK.shape[1], -1)), scale) for x, scale, _ in rows))
 
 
-def _one_forward(
-    block: Callable[[int, Callable[[], None]], None], layers: int, device: torch.device
-) -> tuple[float, float]:
-    """Milliseconds of the attention and of the linear layers of ``layers`` blocks on the device's clock."""
-    marks: list[Any] = []
+def _one_forward(block: Block, layers: int) -> tuple[float, float]:
+    """Milliseconds of the attention and of the linear layers of ``layers`` blocks."""
+    marks: list[float] = []
+    _run(block, layers, lambda: marks.append(time.perf_counter()))
+    return _parts([1000 * (end - begin) for begin, end in pairwise(marks)])
+
+
+def _recorded(block: Block, layers: int, device: torch.device) -> Callable[[], tuple[float, float]]:
+    """The same as a CUDA graph, timed by the GPU."""
+    marks: list[torch.cuda.Event] = []
 
     def mark() -> None:
-        if device.type == "cuda":
-            marks.append(torch.cuda.Event(enable_timing=True))
-            marks[-1].record()
-        else:
-            marks.append(time.perf_counter())
+        marks.append(torch.cuda.Event(enable_timing=True, external=True))
+        marks[-1].record()
 
+    def forward() -> tuple[float, float]:
+        graph.replay()
+        torch.cuda.synchronize(device)
+        return _parts([begin.elapsed_time(end) for begin, end in pairwise(marks)])
+
+    _run(block, layers, lambda: None)  # what compiles does so outside the recording
+    torch.cuda.synchronize(device)
+    gc.collect()  # what the collector frees while a graph is recorded may end it
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        _run(block, layers, mark)
+    return forward
+
+
+def _run(block: Block, layers: int, mark: Callable[[], None]) -> None:
     mark()
     for number in range(layers):
         block(number, mark)
     mark()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        times = [begin.elapsed_time(end) for begin, end in pairwise(marks)]
-    else:
-        times = [1000 * (end - begin) for begin, end in pairwise(marks)]
+
+
+def _parts(times: list[float]) -> tuple[float, float]:
+    """Of attention and of linear layers: a block marks where its attention begins and ends."""
     return sum(times[1::2]), sum(times[::2])
 
 
