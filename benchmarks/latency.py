@@ -10,8 +10,8 @@ variant are compared with the truth (``agreement``): an exact variant that errs 
 allows makes the exit code 1, when everything is printed; of a lossy one the error is reported. Medians are over the
 runs after it, in which the variants take turns and encode their inputs anew. One more run finds them encoded: the
 "second call". The attention and the matrix products of one branch, alone, take a turn among the variants: the floor, of
-each precision its own. What beats it by far shared the machine with another process while the floor was measured, and
-the table says so.
+each precision its own. Small branches may beat it together, as they fill the card better than one; what else beats it
+by far shared the machine with another process while the floor was measured, and the table says so.
 
 --baseline is the release's order of operations: one branch at a time, plain blocks launched one operation after the
 other, guidance and sampler in plain PyTorch, the VAE's plain decoder. It shares with the runtime what is kinder than

@@ -22,7 +22,7 @@ from humo_rt.kernels.row_quantize import LARGEST, SMALLEST
 INFINITY = tl.constexpr(math.inf)
 # A program of the first pass goes through so many tiles below one another, fewer where it would leave processors idle.
 LARGEST_TILES, PROGRAMS = 128, 1024
-FOLDED, COLUMNS = 64, 32  # what its programs found, and columns, in one tile of the pass that folds that
+FOLDED, COLUMNS = 128, 16  # what its programs found, and columns, in one tile of the pass that folds that
 
 
 @triton.jit
