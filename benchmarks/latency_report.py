@@ -109,8 +109,8 @@ def print_floors(report: dict[str, Any]) -> None:
         print(f"floor of {held}: {floor['total']:.2f} ms a branch ({name}: {parts})")
     beaten = [name for name, v in report["variants"].items() if v["percent_of_floor"] > BEYOND_THE_FLOOR]
     if beaten:
-        print(f"{', '.join(beaten)} beat the floor of one branch alone: together several small ones fill the card better;")
-        print("  at larger sizes something else ran on this machine meanwhile, measure again")
+        print(f"{', '.join(beaten)} beat the floor of one branch alone: small ones fill the card better together,")
+        print("  but at larger sizes something else ran on this machine meanwhile: measure again")
 
 
 def print_agreement(agreement: dict[str, Any]) -> None:
