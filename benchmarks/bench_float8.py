@@ -100,7 +100,7 @@ def attentions(tokens: int, config: DiTConfig) -> list[dict[str, Any]]:
     padding = float8_attention.key_padding(tokens)
     v8, scale_v, _ = quantize_tensor(qkv.chunk(3, dim=-1)[2], padding=padding)
     q8, k8 = (
-        (F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, rows)) / bound).to(FLOAT8) for x, rows in ((q, 0), (k, padding))
+        (F.pad(x.transpose(1, 2), (0, 0, 0, 0, 0, extra)) / bound).to(FLOAT8) for x, extra in ((q, 0), (k, padding))
     )
     parts = ((q8, bound), (k8, bound), (v8.unflatten(2, (heads, head_dim)), scale_v))
 

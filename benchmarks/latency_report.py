@@ -11,7 +11,7 @@ from reporting import headline
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DiTConfig
 from humo_rt.result import GenerationResult
 
-BEYOND_THE_FLOOR = 110  # percent: sharing inputs saves some of it, and clocks drift; nothing saves more
+BEYOND_THE_FLOOR = 110  # percent: sharing inputs saves some of it, and clocks drift; more only small branches save
 
 
 def summary(first: GenerationResult, results: list[GenerationResult], again: GenerationResult) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def print_floors(report: dict[str, Any]) -> None:
         print(f"floor of {held}: {floor['total']:.2f} ms a branch ({name}: {parts})")
     beaten = [name for name, v in report["variants"].items() if v["percent_of_floor"] > BEYOND_THE_FLOOR]
     if beaten:
-        print(f"{', '.join(beaten)} beat the floor of one branch alone: small ones fill the card better together,")
-        print("  but at larger sizes something else ran on this machine meanwhile: measure again")
+        print(f"{', '.join(beaten)} beat the floor of one branch alone: several fill this machine better than one,")
+        print("  or, where one fills it, something else ran on it meanwhile: then measure again")
 
 
 def print_agreement(agreement: dict[str, Any]) -> None:

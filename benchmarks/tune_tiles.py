@@ -47,7 +47,7 @@ SPACES = {
     "scatter_residual_norm": Space(ROWS, home="gate_residual_norm"),
     "gelu_quantize": Space({"num_warps": [2, 4, 8, 16, 32]}),
     "quantize_rows": Space(ROWS),
-    "quantize_tensor": Space(
+    "quantize_tensor": Space(  # the first pass
         {"TILES": [16, 32, 64, 128], "ROWS": [2, 4, 8], "num_warps": [2, 4, 8]}, chooser="column_tile"
     ),
     "qk_norm_rope": Space({"LARGEST_GROUP": [512, 1024, 2048, 8192], "num_warps": WARPS}),

@@ -32,7 +32,7 @@ from humo_rt.kernels.quantize_tensor import quantize_tensor
 MODULE = "cudnn"
 INSTALL = "pip install 'nvidia-cudnn-frontend>=1.14'"
 
-KEY_ROWS = 256  # a multiple of which cuDNN likes
+KEY_ROWS = 256  # a multiple of which cuDNN likes on Hopper; elsewhere not timed
 
 # The probabilities, at most 1, on their way into the second product. Not 448: a kernel may measure them against an
 # older maximum than the final one.
@@ -86,8 +86,11 @@ def attend_quantized(
 ) -> tuple[Tensor, Tensor]:
     """Attention of e4m3 values and their scales (1,) float32; q and the result (B, L, H, K), k and v (B, S, H, K).
 
-    What k and v have after L rows has to be finite and counts for nothing.
+    What k and v have after L rows has to be finite and counts for nothing. ``ValueError`` for fewer rows than L.
     """
+    if k[0].shape != v[0].shape or k[0].shape[1] < q[0].shape[1]:
+        rows = ", ".join(f"{name} {tuple(x.shape)}" for name, (x, _) in (("q", q), ("k", k), ("v", v)))
+        raise ValueError(f"{rows}: keys and values are of one shape, with a row for each of q's at least")
     out_BLHK = _float8_attention(q[0], k[0], v[0], q[1], k[1], v[1])
     return out_BLHK, v[1] * HEADROOM
 

@@ -4,7 +4,7 @@
 
 Inputs as of ``qk_norm_rope``; scale_q_1, scale_k_1: (1,) float32, as ``bound_scale`` makes them from the weights of the
 norms, so that nothing saturates and no pass looks for the largest value. values: of q (B, L, H, K) e4m3, contiguous; of
-k so, too, but with ``padding`` rows of zeros after its L.
+k the same, with ``padding`` rows of zeros after its L.
 """
 
 from __future__ import annotations

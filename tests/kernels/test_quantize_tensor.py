@@ -66,7 +66,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             quantize_tensor(x)
 
-    def test_fewer_rows_than_there_are(self):
+    def test_negative_padding_is_refused(self):
         with pytest.raises(ValueError, match="padding is -1: give the number of rows"):
             quantize_tensor(torch.ones(2, 3, 4), padding=-1)
 

@@ -95,6 +95,12 @@ class TestArithmetic:
         (graph,) = fake_cudnn.FakeGraph.built
         assert graph.tensors["k"].dim[2] == graph.tensors["v"].dim[2] == 256
 
+    @pytest.mark.parametrize(("keys", "values"), [(4, 4), (8, 6)])
+    def test_fewer_keys_or_values_than_queries_are_refused(self, keys, values):
+        q, k, v = ((torch.empty(2, rows, 3, 16), torch.ones(1)) for rows in (5, keys, values))
+        with pytest.raises(ValueError, match=rf"k \(2, {keys}, 3, 16\), v \(2, {values}, 3, 16\): keys and values are"):
+            float8_attention.attend_quantized(q, k, v)
+
     def test_quantised_inputs_in_any_layout(self, cudnn):
         parts = [quantize_tensor(x.transpose(1, 2).flatten(2)) for x in make_qkv(head_dim=16, dtype=torch.float32)]
         dense = [(x.unflatten(2, (3, 16)), scale) for x, scale, _ in parts]
