@@ -11,8 +11,8 @@ after the other, as recorded graphs, so that launches do not count. The L2 cache
 (``library_calls``), each with a row of its own. GB/s are the bytes that the op has to move over its time. Percent of
 peak is of what the memory's clock promises, percent of copy of what a copy of 2 GB reaches in the op's process, percent
 of an equal copy of what one reaches that moves as many bytes as the op. Prints a table, how many times faster than each
-of the others the faster of the op's kernels is, which workloads of full size stay below the bar of 80 % of an equal
-copy with it, then one line of JSON.
+of the others the faster of the op's kernels is, which workloads of full size stay below 80 % of either copy with it,
+then one line of JSON.
 """
 
 from __future__ import annotations
