@@ -22,8 +22,7 @@ from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig
 from humo_rt.kernels.quantize_rows import quantize_rows
-from humo_rt.kernels.quantize_tensor import quantize_tensor
-from humo_rt.runtime.float8_attention import attend_quantized, float8_attention, key_padding
+from humo_rt.runtime.float8_attention import attend_quantized, float8_attention, quantized_parts
 from humo_rt.runtime.float8_linear import Float8Linear
 from humo_rt.runtime.precision import EXACT, FP8, float8_layers
 
@@ -105,10 +104,8 @@ def _attention_alone(attention: Attention, q_BHLK: Tensor, k_BHLK: Tensor, v_BHL
     """``attention`` without the passes that quantise for it."""
     if attention is not float8_attention:
         return partial(attention, q_BHLK, k_BHLK, v_BHLK)
-    paddings = (0, *2 * (key_padding(q_BHLK.shape[2]),))
-    each = zip((q_BHLK, k_BHLK, v_BHLK), paddings, strict=True)
-    rows = [quantize_tensor(x.transpose(1, 2).flatten(2), padding=padding) for x, padding in each]
-    return partial(attend_quantized, *((x.unflatten(2, (q_BHLK.shape[1], -1)), scale) for x, scale, _ in rows))
+    *parts, _ = quantized_parts(q_BHLK, k_BHLK, v_BHLK)
+    return partial(attend_quantized, *parts)
 
 
 def _one_forward(block: Block, layers: int) -> tuple[float, float]:

@@ -62,13 +62,22 @@ def float8_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
 
     The result is dense as (B, L, H, K), so that joining the heads copies nothing.
     """
-    q_BLD, k_BLD, v_BLD = (x.transpose(1, 2).flatten(2) for x in (q_BHLK, k_BHLK, v_BHLK))
-    padding = key_padding(q_BLD.shape[1])
-    *value, centre_B1D = quantize_tensor(v_BLD, centred=True, padding=padding)
-    parts = quantize_tensor(q_BLD)[:2], quantize_tensor(k_BLD, padding=padding)[:2], value
-    heads = q_BHLK.shape[1]
-    y_BLHK, scale_1 = attend_quantized(*((x.unflatten(2, (heads, -1)), scale) for x, scale in parts))
+    *parts, centre_B1D = quantized_parts(q_BHLK, k_BHLK, v_BHLK)
+    y_BLHK, scale_1 = attend_quantized(*parts)
     return with_common_value(y_BLHK, scale_1, centre_B1D).to(q_BHLK.dtype).transpose(1, 2)
+
+
+def quantized_parts(
+    q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+    """What ``attend_quantized`` takes of q, k and v, and what the values have in common, (B, 1, D) float32."""
+    q_BLD, k_BLD, v_BLD = (x.transpose(1, 2).flatten(2) for x in (q_BHLK, k_BHLK, v_BHLK))
+    padding, heads = key_padding(q_BLD.shape[1]), q_BHLK.shape[1]
+    q, scale_q, _ = quantize_tensor(q_BLD)
+    k, scale_k, _ = quantize_tensor(k_BLD, padding=padding)
+    v, scale_v, centre_B1D = quantize_tensor(v_BLD, centred=True, padding=padding)
+    q, k, v = (x.unflatten(2, (heads, -1)) for x in (q, k, v))
+    return (q, scale_q), (k, scale_k), (v, scale_v), centre_B1D
 
 
 def key_padding(tokens: int) -> int:

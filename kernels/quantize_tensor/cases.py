@@ -29,7 +29,7 @@ def make_inputs(
     centred: bool = True,
     padding: int = 0,
 ) -> Inputs:
-    """Values as the last third of one product with queries and keys, with a large part in common."""
+    """Values as the last third of one product with queries and keys, with a part in common."""
     generator = torch.Generator(device).manual_seed(sum(shape))
     batch, length, width = shape
     qkv = torch.randn(batch, length, 3 * width, generator=generator, device=device) * 2
