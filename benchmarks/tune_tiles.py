@@ -2,7 +2,7 @@
 
     python benchmarks/tune_tiles.py [--op gate_residual_norm] [--preset humo-1.7b]
 
-Every candidate replaces the function that chooses the tiles of its op and runs on one branch of a real workload, with a
+Every candidate replaces the function that chooses the tiles of its op and runs on a real workload, with a
 cold L2 as in bench_kernels. A candidate that does not compile is reported. Prints microseconds and the share of a
 copy's bandwidth, the fastest first, then the default.
 """
@@ -10,13 +10,12 @@ copy's bandwidth, the fastest first, then the default.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
 import itertools
 import statistics
 import sys
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -25,8 +24,8 @@ from device_clock import microseconds
 
 from humo_rt.kernels import registry
 
-WARPS = [1, 2, 4, 8, 16]
-ROWS = {"ROWS": [1, 2, 4], "num_warps": WARPS}
+PARTS = {"BLOCK": [256, 512, 1024], "num_warps": [2, 4, 8]}
+HEADS = {"GROUP": [2, 4, 8], "num_warps": [1, 2, 4, 8]}
 
 
 class Space(NamedTuple):
@@ -39,19 +38,20 @@ class Space(NamedTuple):
 
 
 SPACES = {
-    "adaln_modulate": Space(ROWS),
-    "adaln_modulate_quantize": Space(ROWS, home="adaln_modulate"),
-    "gather_norm": Space(ROWS, home="adaln_modulate"),
-    "gate_residual_norm": Space(ROWS),
-    "gate_residual_norm_quantize": Space(ROWS, home="gate_residual_norm"),
-    "scatter_residual_norm": Space(ROWS, home="gate_residual_norm"),
-    "gelu_quantize": Space({"num_warps": [2, 4, 8, 16, 32]}),
-    "quantize_rows": Space(ROWS),
+    "adaln_modulate": Space(PARTS),
+    "adaln_modulate_quantize": Space(PARTS, home="adaln_modulate"),
+    "gather_norm": Space(PARTS, home="adaln_modulate"),
+    "gate_residual_norm": Space(PARTS),
+    "gate_residual_norm_quantize": Space(PARTS, home="gate_residual_norm"),
+    "scatter_residual_norm": Space(PARTS, home="gate_residual_norm"),
+    "gelu_quantize": Space(PARTS),
+    "quantize_rows": Space(PARTS),
     "quantize_tensor": Space(  # the first pass
-        {"TILES": [16, 32, 64, 128], "ROWS": [2, 4, 8], "num_warps": [2, 4, 8]}, chooser="column_tile"
+        {"PROGRAMS": [1024, 2048, 4096], "ROWS": [2, 4, 8], "num_warps": [2, 4]}, chooser="column_tile"
     ),
-    "qk_norm_rope": Space({"LARGEST_GROUP": [512, 1024, 2048, 8192], "num_warps": WARPS}),
-    "qk_norm_rope_quantize": Space({"LARGEST_GROUP": [512, 1024, 2048, 8192], "num_warps": WARPS}, home="qk_norm_rope"),
+    "qk_norm_rope": Space(HEADS),
+    "qk_norm_rope_quantize": Space(HEADS, home="qk_norm_rope"),
+    "guided_update": Space({"BLOCK": [256, 512, 1024, 2048], "num_warps": [2, 4, 8]}),
     "audio_face_attention": Space(
         {"BLOCK_M": [16, 32, 64], "BLOCK_D": [128, 256, 512], "num_warps": [2, 4, 8]}, chooser="blocks"
     ),
@@ -81,7 +81,7 @@ def tune(op: str, preset: str, copy: float) -> None:
     run = registry.implementation(op, "triton")
     home = importlib.import_module(f"humo_rt.kernels.{space.home or op}.triton_impl")
     sizes = next(sizes for workload, sizes in cases.WORKLOADS.items() if workload.startswith(preset))
-    inputs = cases.make_inputs(one_branch(sizes), torch.bfloat16, torch.device("cuda"))
+    inputs = cases.make_inputs(sizes, torch.bfloat16, torch.device("cuda"))
     moved, chosen, found = cases.bytes_moved(*inputs), getattr(home, space.chooser), []
 
     def measured(changes: dict[str, int]) -> float:
@@ -104,14 +104,6 @@ def tune(op: str, preset: str, copy: float) -> None:
 def candidates(space: dict[str, list[int]]) -> Iterator[dict[str, int]]:
     for values in itertools.product(*space.values()):
         yield dict(zip(space, values, strict=True))
-
-
-def one_branch(sizes: Any) -> Any:
-    """``sizes`` of a workload with its first branch alone."""
-    if isinstance(sizes, tuple):
-        return (1, *sizes[1:])
-    changes = {"texts": sizes.texts[-1:]} if hasattr(sizes, "texts") else {"batch": 1}
-    return dataclasses.replace(sizes, **changes)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,35 @@
-"""LayerNorm of a tile of whole rows, for the Triton code of every op that normalises rows. Imports Triton."""
+"""LayerNorm of rows in parts, for the Triton code of every op that normalises rows. Imports Triton."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-TILE = 2048  # elements for each program: one row of HuMo-1.7B or wider, eight of nano
+from humo_rt.kernels.row_parts import load_vector_part
 
 
 @triton.jit
-def standardised(x, inside, width, eps):
-    """Rows of ``x`` with mean 0 and variance 1, in float32; ``x`` is 0 outside."""
-    mean = tl.sum(x, axis=1) / width
-    centred = tl.where(inside, x - mean[:, None], 0.0)
-    variance = tl.sum(centred * centred, axis=1) / width
-    return centred * tl.rsqrt(variance + eps)[:, None]
+def layer_norm(parts, bias_ptr, weight_ptr, eps, MODULATED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Rows ``parts`` with mean 0 and variance 1, times the vector at ``weight_ptr`` (MODULATED: and 1), plus the bias.
 
-
-def tile(width: int, length: int, elements: int = 16) -> dict[str, int]:
-    """Rows of one program, the power of two that holds a row, and warps of so many to twice as many elements a thread.
-
-    A tile of one row needs no change of layout between the row and the vectors that scale it. The same on every family:
-    the tile fits the registers of all of them, and nothing but memory bounds the work.
+    ``parts`` are 0 outside, and what is returned there is anything.
     """
-    block = triton.next_power_of_2(width)
-    rows = max(1, min(TILE // block, triton.next_power_of_2(length)))
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(8, rows * block // (32 * elements)))}
+    total = parts[0]
+    for start in tl.static_range(BLOCK, WIDTH, BLOCK):
+        total += parts[start // BLOCK]
+    mean = tl.sum(total, axis=1)[:, None] / WIDTH
+    squares = tl.zeros_like(total)
+    for start in tl.static_range(0, WIDTH, BLOCK):
+        centred = parts[start // BLOCK] - mean
+        if start + BLOCK > WIDTH:
+            centred = tl.where(start + tl.arange(0, BLOCK)[None, :] < WIDTH, centred, 0.0)
+        squares += centred * centred
+    inverse = tl.rsqrt(tl.sum(squares, axis=1)[:, None] / WIDTH + eps)
+    normed = ()
+    for start in tl.static_range(0, WIDTH, BLOCK):
+        bias = load_vector_part(bias_ptr, start, WIDTH, BLOCK)
+        weight = load_vector_part(weight_ptr, start, WIDTH, BLOCK)
+        if MODULATED:
+            weight += 1.0
+        normed += ((parts[start // BLOCK] - mean) * inverse * weight + bias,)
+    return normed

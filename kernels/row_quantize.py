@@ -1,4 +1,4 @@
-"""Quantisation of a tile of whole rows, for the Triton code of every op that writes e4m3 rows. Imports Triton."""
+"""Quantisation of rows in parts, for the Triton code of every op that writes e4m3 rows. Imports Triton."""
 
 from __future__ import annotations
 
@@ -10,30 +10,27 @@ import triton.language as tl
 from torch import Tensor
 
 from humo_rt.kernels import float8
+from humo_rt.kernels.row_parts import store_part
 
 LARGEST = tl.constexpr(float8.LARGEST)
 SMALLEST = tl.constexpr(float8.SMALLEST)
 
 
 @triton.jit
-def store_quantized(values_ptr, scale_ptr, x, at, at_row, inside, inside_row):
-    """Write rows ``x`` (R, C) at ``at`` in e4m3 and their scales at ``at_row`` (R,), by the rule of ``float8``."""
-    amax = largest(tl.where(inside, x, 0.0))
-    store_values(values_ptr, x, amax, at, inside)
-    tl.store(scale_ptr + at_row, amax / LARGEST, mask=inside_row)
-
-
-@triton.jit
-def largest(x):
-    """What the values of each row of ``x`` (R, C), 0 outside, are measured by: (R,)."""
-    return tl.maximum(tl.max(tl.abs(x), axis=1), SMALLEST)
-
-
-@triton.jit
-def store_values(values_ptr, x, amax, at, inside):
-    """Write rows ``x`` (R, C), or a part of them, at ``at`` in e4m3, measured by ``amax`` (R,)."""
-    values = x * (1.0 / amax * LARGEST)[:, None]
-    tl.store(values_ptr + at, values.to(values_ptr.dtype.element_ty), mask=inside)
+def store_quantized(values_ptr, scale_ptr, parts, there, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Write rows ``parts`` at ``values_ptr`` in e4m3 and their scales at ``scale_ptr``, both (R, 1), by the rule of
+    ``float8``. Those ``there`` are written; within a row only what is in its width counts."""
+    size = tl.zeros_like(parts[0])
+    for start in tl.static_range(0, WIDTH, BLOCK):
+        distance = tl.abs(parts[start // BLOCK])
+        if start + BLOCK > WIDTH:
+            distance = tl.where(start + tl.arange(0, BLOCK)[None, :] < WIDTH, distance, 0.0)
+        size = tl.maximum(size, distance)
+    amax = tl.maximum(tl.max(size, axis=1), SMALLEST)[:, None]
+    factor = 1.0 / amax * LARGEST
+    for start in tl.static_range(0, WIDTH, BLOCK):
+        store_part(values_ptr, parts[start // BLOCK] * factor, there, start, WIDTH, BLOCK)
+    tl.store(scale_ptr, amax / LARGEST, mask=there)
 
 
 def launch(kernel: triton.JITFunction, x: Tensor, tile: Callable[[int, int], dict[str, int]]) -> tuple[Tensor, Tensor]:
@@ -44,5 +41,5 @@ def launch(kernel: triton.JITFunction, x: Tensor, tile: Callable[[int, int], dic
     scale = torch.empty((*x.shape[:-1], 1), dtype=torch.float32, device=x.device)
     config = tile(width, length)
     with torch.cuda.device_of(values):
-        kernel[(triton.cdiv(length, config["ROWS"]),)](values, scale, x.contiguous(), length, width, **config)
+        kernel[(triton.cdiv(length, config["ROWS"]),)](values, scale, x.contiguous(), length, WIDTH=width, **config)
     return values, scale

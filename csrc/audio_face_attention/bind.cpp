@@ -11,22 +11,23 @@ namespace humo_rt {
 void bind_audio_face_attention(py::module_& module) {
   module.def(
       "audio_face_attention",
-      [](uintptr_t out, uintptr_t q, uintptr_t norm_weight, uintptr_t k, uintptr_t v, uintptr_t face, DType dtype,
-         std::array<int64_t, 7> sizes, std::array<int64_t, 2> q_strides, std::array<int64_t, 5> k_strides,
-         std::array<int64_t, 5> v_strides, float eps, uintptr_t stream) {
+      [](uintptr_t out, uintptr_t q, uintptr_t norm_weight, uintptr_t k, uintptr_t v, uintptr_t face,
+         uintptr_t workspace, DType dtype, std::array<int64_t, 7> sizes, std::array<int64_t, 2> q_strides,
+         std::array<int64_t, 5> k_strides, std::array<int64_t, 5> v_strides, float eps, uintptr_t stream) {
         const auto [speakers, batch, frames, tokens, heads, keys, head_dim] = sizes;
         const AudioFaceQueries queries{pointer<void>(out), pointer<const void>(q), pointer<const float>(norm_weight),
-                                       pointer<const void>(k), pointer<const float>(face), dtype,
+                                       pointer<const void>(k), pointer<const float>(face), pointer<void>(workspace),
+                                       dtype,
                                        speakers, batch, frames, tokens, heads, keys, head_dim,
                                        q_strides, k_strides, eps};
         const AudioFaceAttention call{queries, pointer<const void>(v), v_strides};
         check(audio_face_attention(call, pointer<CUstream_st>(stream)), "audio_face_attention");
       },
-      "Write the frame-local audio attention of q to out. Pointers (face may be 0) and stream are addresses; sizes are "
-      "speakers, batch, frames, tokens of a frame, heads, keys, head_dim; strides count elements.",
+      "Write the frame-local audio attention of q to out. Pointers (face and workspace may be 0) and stream are "
+      "addresses; sizes are speakers, batch, frames, tokens of a frame, heads, keys, head_dim; strides count elements.",
       py::arg("out"), py::arg("q"), py::arg("norm_weight"), py::arg("k"), py::arg("v"), py::arg("face"),
-      py::arg("dtype"), py::arg("sizes"), py::arg("q_strides"), py::arg("k_strides"), py::arg("v_strides"),
-      py::arg("eps"), py::arg("stream"));
+      py::arg("workspace"), py::arg("dtype"), py::arg("sizes"), py::arg("q_strides"), py::arg("k_strides"),
+      py::arg("v_strides"), py::arg("eps"), py::arg("stream"));
 }
 
 }  // namespace humo_rt

@@ -3,12 +3,15 @@
 // The norm spans all heads, yet only logits are wanted, and those are linear in 1 / rms. So each warp of a block turns its
 // heads of 32 tokens into logits while it sums the squares, the block adds the squares up, and only then are logits
 // scaled: no second read. They wait in shared memory, where each lane reads back what it wrote itself. The weight of the
-// norm is taken into the keys, of which there are fewer. Blocks are small, so that several share a processor and one
-// waits for memory while others compute.
+// norm is taken into the keys, of which there are fewer, by a kernel of its own that also lays them out as lanes read
+// them: a tile needs no arithmetic for its keys. Blocks are small, so that several share a processor and one waits for
+// memory while others compute.
 //
 // Lane l of a warp is g = l / 4, t = l % 4. It has rows g, g + 8, g + 16 and g + 24 of the tile, and of each row's 16
-// logits those of keys 4 t to 4 t + 3. Channels and keys are dealt to the columns of the matrix unit so that each lane
-// loads and stores contiguous bytes without an exchange: the order of a sum is free.
+// logits those of keys 4 t to 4 t + 3: keys are dealt to the columns of the matrix unit so that each lane stores
+// contiguous bytes. Queries do not come from memory that way: four lanes a row would ask for half a line at a time, which
+// keeps an H200 at 3.5 TB/s where whole lines of 128 bytes, eight lanes each, reach 3.9. They pass through a corner of
+// shared memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -24,9 +27,12 @@ namespace humo_rt {
 constexpr int kTileRows = 32;  // two tiles of the matrix unit, for which keys are loaded once
 constexpr int kLaneRows = 4;
 constexpr int kTileKeys = 16;
-constexpr int kChunk = 32;     // channels that the four lanes of a row load at once
+constexpr int kLine = 64;      // channels of a line of 128 bytes
+constexpr int kStep = 16;      // channels of one product of the matrix unit
 constexpr int kMostWarps = 8;
 constexpr int kSlotBytes = kTileRows * kTileKeys * sizeof(float);  // logits of one head and speaker
+constexpr int kCornerRows = 16;
+constexpr int kCornerBytes = kCornerRows * 128;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 // A lane's logits of one head and speaker: of rows g + 16 m and g + 16 m + 8 the accumulator of the matrix unit for keys
@@ -41,16 +47,15 @@ struct Logits {
 // The tile of a block, and what of it a lane and its warp have. Counts of rows are below 2^31, offsets need not be.
 struct Tile {
   int batch, frame, first;  // `first` is the tile's first row, counted within the frame
-  int lane, g, t, warp, warps, first_head, end_head;
+  int lane, g, t;
+  int warp, warps;  // a warp has every `warps`-th head from `warp` on, so that the block reads neighbours at once
 
-  __device__ __forceinline__ Tile(const AudioFaceQueries& call, int share) {
+  __device__ __forceinline__ explicit Tile(const AudioFaceQueries& call) {
     first = blockIdx.x * kTileRows;
     frame = blockIdx.y;
     batch = blockIdx.z;
     lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     g = lane / 4, t = lane % 4;
-    first_head = warp * share;
-    end_head = min(first_head + share, static_cast<int>(call.heads));
   }
 
   // The tile's first row in the sequence of its batch, and among all rows.
@@ -121,12 +126,9 @@ __device__ __forceinline__ uint32_t times(uint32_t pair, float weight0, float we
 }
 
 template <typename T>
-__device__ __forceinline__ float add_squares(uint4 words, float sum) {
-  for (const uint32_t pair : {words.x, words.y, words.z, words.w}) {
-    const float2 x = Half2<T>::unpack(pair);
-    sum = fmaf(x.x, x.x, fmaf(x.y, x.y, sum));
-  }
-  return sum;
+__device__ __forceinline__ float add_squares(uint32_t pair, float sum) {
+  const float2 x = Half2<T>::unpack(pair);
+  return fmaf(x.x, x.x, fmaf(x.y, x.y, sum));
 }
 
 // Where key `key` of a head lies, or the last one: what comes of those behind it weighs nothing.
@@ -134,51 +136,41 @@ __device__ __forceinline__ int offset_of(int key, const AudioFaceQueries& call, 
   return min(key, static_cast<int>(call.keys) - 1) * static_cast<int>(key_stride);
 }
 
-// What a lane loads of its frame's keys: column g of the matrix unit is key 4 (g / 2) + g % 2, and 2 more for n = 1.
-template <typename T>
-struct KeyLoader {
-  const T* k;
-  const float* weight;
-  int offsets[2];
+// Keys of a head in the workspace: for two products and each n, the 16 bytes of all lanes side by side. Column g of the
+// matrix unit is key 4 (g / 2) + g % 2, and 2 more for n = 1.
+template <int kHeadDim>
+constexpr int kHeadKeys = kHeadDim / (2 * kStep) * 2 * 32;  // pieces of 16 bytes
 
-  __device__ __forceinline__ KeyLoader(const AudioFaceQueries& call, const Tile& tile, int speaker, int head) {
-    k = static_cast<const T*>(call.k) + speaker * call.k_strides[0] + tile.batch * call.k_strides[1] +
-        tile.frame * call.k_strides[2] + head * call.k_strides[3] + 8 * tile.t;
-    weight = call.norm_weight + head * call.head_dim + 8 * tile.t;
+// Keys times the weight of the norm, rounded as the model rounds queries times that weight. A thread for each piece.
+template <typename T, int kHeadDim>
+__global__ void weigh_keys_kernel(const __grid_constant__ AudioFaceQueries call) {
+  const int64_t piece = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  int64_t at = piece / kHeadKeys<kHeadDim>;
+  if (at >= call.speakers * call.batch * call.frames * call.heads) return;
+  const int lane = piece % 32, n = piece / 32 % 2, g = lane / 4;
+  const int channel = piece / 64 % (kHeadDim / (2 * kStep)) * 2 * kStep + 2 * (lane % 4);
+  const int64_t head = at % call.heads, frame = (at /= call.heads) % call.frames;
+  const int64_t batch = (at /= call.frames) % call.batch, speaker = at / call.batch;
+  const T* k = static_cast<const T*>(call.k) + speaker * call.k_strides[0] + batch * call.k_strides[1] +
+               frame * call.k_strides[2] + head * call.k_strides[3] +
+               offset_of(4 * (g / 2) + 2 * n + g % 2, call, call.k_strides[4]) + channel;
+  const float* weights = call.norm_weight + head * kHeadDim + channel;
+  uint32_t words[4];
 #pragma unroll
-    for (int n = 0; n < 2; ++n) offsets[n] = offset_of(4 * (tile.g / 2) + 2 * n + tile.g % 2, call, call.k_strides[4]);
+  for (int i = 0; i < 4; ++i) {
+    const float2 weight = *reinterpret_cast<const float2*>(weights + 8 * i);
+    words[i] = times<T>(*reinterpret_cast<const uint32_t*>(k + 8 * i), weight.x, weight.y);
   }
+  static_cast<uint4*>(call.workspace)[piece] = make_uint4(words[0], words[1], words[2], words[3]);
+}
 
-  __device__ __forceinline__ void load(int chunk, uint4 (&words)[2]) const {
-#pragma unroll
-    for (int n = 0; n < 2; ++n) words[n] = cached16(k + offsets[n] + chunk * kChunk);
-  }
-
-  // Keys times the weight of the norm, rounded as the model rounds queries times that weight.
-  __device__ __forceinline__ void weigh(int chunk, uint4 (&words)[2]) const {
-    const float4* weights = reinterpret_cast<const float4*>(weight + chunk * kChunk);
-    const float4 low = __ldg(weights), high = __ldg(weights + 1);
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      words[n] = make_uint4(times<T>(words[n].x, low.x, low.y), times<T>(words[n].y, low.z, low.w),
-                            times<T>(words[n].z, high.x, high.y), times<T>(words[n].w, high.z, high.w));
-    }
-  }
-};
-
-// sum += q @ k^T for one chunk of channels.
-template <typename T>
-__device__ __forceinline__ void add_products(const uint4 (&q)[kLaneRows], const uint4 (&k)[2], Logits& logits) {
-#pragma unroll
-  for (int m = 0; m < 2; ++m) {
-    const uint4 &top = q[2 * m], &bottom = q[2 * m + 1];
-    const uint32_t low[4] = {top.x, bottom.x, top.y, bottom.y}, high[4] = {top.z, bottom.z, top.w, bottom.w};
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      Half2<T>::mma(logits.sum[m][n], low, k[n].x, k[n].y);
-      Half2<T>::mma(logits.sum[m][n], high, k[n].z, k[n].w);
-    }
-  }
+template <typename T, int kHeadDim>
+cudaError_t weigh_keys(const AudioFaceQueries& call, cudaStream_t stream) {
+  constexpr int kThreads = 256;
+  const int64_t pieces = call.speakers * call.batch * call.frames * call.heads * kHeadKeys<kHeadDim>;
+  weigh_keys_kernel<T, kHeadDim>
+      <<<static_cast<unsigned>((pieces + kThreads - 1) / kThreads), kThreads, 0, stream>>>(call);
+  return cudaGetLastError();
 }
 
 // A lane's 64 bytes of a slot are spread over it so that a warp reads and writes without conflicts.
@@ -186,38 +178,79 @@ __device__ __forceinline__ float4* slot_of(float4* slots, int slot, int lane) {
   return slots + slot * (kSlotBytes / sizeof(float4)) + lane;
 }
 
+// A warp's corner of shared memory, behind the slots: a line of 16 rows. Its pieces of 16 bytes are spread so that neither
+// the lanes of a line nor those of a column of the matrix unit meet in a bank.
+struct Corner {
+  uint4* pieces;
+  int row, piece;  // of a lane's first piece in whole lines: eight lanes each, four rows at once
+
+  __device__ __forceinline__ Corner(const AudioFaceQueries& call, const Tile& tile, float4* slots) {
+    pieces = reinterpret_cast<uint4*>(slots) + call.heads * call.speakers * (kSlotBytes / sizeof(uint4)) +
+             tile.warp * (kCornerBytes / sizeof(uint4));
+    row = tile.lane / 8, piece = tile.lane % 8;
+  }
+  __device__ __forceinline__ uint4& at(int row, int piece) const { return pieces[8 * row + (piece ^ row % 8)]; }
+
+  // What the matrix unit takes of its 16 rows and 16 channels, `step` steps on.
+  __device__ __forceinline__ void read(const Tile& tile, int step, uint32_t (&a)[4]) const {
+    const uint4& place = at(tile.lane % 16, 2 * step + tile.lane / 16);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(&place)))
+                 : "memory");
+  }
+};
+
 // Logits, not yet scaled, of the warp's heads into the slots head * speakers + speaker; the squares of its heads' queries,
 // once for each speaker: those after the first find the queries in the cache.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const Tile& tile, float4* slots,
                                             float (&squares)[kLaneRows]) {
-  constexpr int kChunks = kHeadDim / kChunk;
-  const int speakers = static_cast<int>(call.speakers);
+  constexpr int kLines = kHeadDim / kLine, kLoads = kTileRows / 4, kLineKeys = kLine / (2 * kStep) * 2 * 32;
+  const Corner corner(call, tile, slots);
+  const int speakers = static_cast<int>(call.speakers), stride = static_cast<int>(call.q_strides[1]);
+  const int row = min(corner.row, tile.rows(call) - 1), below = tile.rows(call) - 1 - row;
   const T* q = static_cast<const T*>(call.q) + tile.batch * call.q_strides[0] +
-               tile.start(call) * call.q_strides[1] + tile.first_head * kHeadDim + 8 * tile.t;
-  int rows[kLaneRows];
-#pragma unroll
-  for (int i = 0; i < kLaneRows; ++i) rows[i] = tile.readable(call, i) * static_cast<int>(call.q_strides[1]);
-  int head = tile.first_head, speaker = 0;
+               (tile.start(call) + row) * call.q_strides[1] + tile.warp * kHeadDim + 8 * corner.piece;
+  const int64_t speaker_keys = call.batch * call.frames * call.heads * kHeadKeys<kHeadDim>;
+  const uint4* keys = static_cast<const uint4*>(call.workspace) + tile.lane +
+                      ((tile.batch * call.frames + tile.frame) * call.heads + tile.warp) * kHeadKeys<kHeadDim>;
+  int head = tile.warp, speaker = 0;
   float4* slot = slot_of(slots, head * speakers, tile.lane);
 #pragma unroll 1
-  while (head < tile.end_head) {
-    uint4 x[kChunks][kLaneRows];
+  while (head < call.heads) {
+    uint4 x[kLines][kLoads];
 #pragma unroll
-    for (int i = 0; i < kLaneRows; ++i) {
+    for (int i = 0; i < kLoads; ++i) {
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) x[c][i] = stream16(q + rows[i] + c * kChunk);
+      for (int line = 0; line < kLines; ++line) x[line][i] = stream16(q + min(4 * i, below) * stride + line * kLine);
     }
-    const KeyLoader<T> keys(call, tile, speaker, head);
     Logits logits = {};
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) {
-      uint4 k[2];
-      keys.load(c, k);
-      keys.weigh(c, k);
-      add_products<T>(x[c], k, logits);
+    for (int line = 0; line < kLines; ++line) {
+      uint4 k[2][2];
 #pragma unroll
-      for (int i = 0; i < kLaneRows; ++i) squares[i] = add_squares<T>(x[c][i], squares[i]);
+      for (int i = 0; i < 4; ++i) k[i / 2][i % 2] = cached16(keys + line * kLineKeys + 32 * i);
+      __syncwarp();  // asked for before the queries are waited for
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < kLoads / 2; ++i) corner.at(corner.row + 4 * i, corner.piece) = x[line][kLoads / 2 * m + i];
+        __syncwarp();
+#pragma unroll
+        for (int step = 0; step < kLine / kStep; ++step) {
+          uint32_t a[4];
+          corner.read(tile, step, a);
+#pragma unroll
+          for (int n = 0; n < 2; ++n) {
+            const uint4& words = k[step / 2][n];
+            Half2<T>::mma(logits.sum[m][n], a, step % 2 ? words.z : words.x, step % 2 ? words.w : words.y);
+          }
+#pragma unroll
+          for (int i = 0; i < 4; ++i) squares[2 * m + i % 2] = add_squares<T>(a[i], squares[2 * m + i % 2]);
+        }
+      }
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -225,9 +258,12 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
       slot[32 * j] = make_float4(part[0], part[1], part[2], part[3]);
     }
     slot = slot_of(slot, 1, 0);
+    keys += speaker_keys;
     if (++speaker == speakers) {
-      speaker = 0, ++head;
-      q += kHeadDim;
+      speaker = 0, head += tile.warps;
+      q += tile.warps * kHeadDim;
+      keys += tile.warps * kHeadKeys<kHeadDim> - speakers * speaker_keys;
+      slot = slot_of(slot, (tile.warps - 1) * speakers, 0);
     }
   }
 }
@@ -304,24 +340,25 @@ inline bool fits_matrix_unit(const AudioFaceQueries& call) {
   uint64_t elements = call.q_strides[0] | call.q_strides[1];
   for (const int64_t stride : call.k_strides) elements |= stride;
   const auto addresses = reinterpret_cast<uintptr_t>(call.q) | reinterpret_cast<uintptr_t>(call.k) |
-                         reinterpret_cast<uintptr_t>(call.out) | reinterpret_cast<uintptr_t>(call.norm_weight);
-  return elements % 8 == 0 && addresses % 16 == 0 && (call.head_dim == 64 || call.head_dim == 128) &&
-         call.keys <= kTileKeys && call.frames <= 65535 && is_near(call.q_strides[1]) && is_near(call.k_strides[4]);
+                         reinterpret_cast<uintptr_t>(call.out) | reinterpret_cast<uintptr_t>(call.norm_weight) |
+                         reinterpret_cast<uintptr_t>(call.workspace);
+  return call.workspace != nullptr && elements % 8 == 0 && addresses % 16 == 0 &&
+         (call.head_dim == 64 || call.head_dim == 128) && call.keys <= kTileKeys && call.frames <= 65535 &&
+         is_near(call.q_strides[1]) && is_near(call.k_strides[4]);
 }
 
-// How a kernel of this header is launched: each warp has `share` heads, the last one perhaps fewer.
 struct Launch {
   dim3 grid;
-  int threads, share;
+  int threads;
   int64_t shared_bytes;
 };
 
 inline Launch launch_of(const AudioFaceQueries& call) {
   const int64_t tiles = (call.tokens + kTileRows - 1) / kTileRows;
   const int64_t most = call.heads <= 16 ? 4 : kMostWarps, share = (call.heads + most - 1) / most;
+  const int64_t warps = (call.heads + share - 1) / share;
   return {dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(call.frames), static_cast<unsigned>(call.batch)),
-          static_cast<int>(32 * ((call.heads + share - 1) / share)), static_cast<int>(share),
-          call.heads * call.speakers * kSlotBytes};
+          static_cast<int>(32 * warps), call.heads * call.speakers * kSlotBytes + warps * kCornerBytes};
 }
 
 // Whether the current device has the shared memory that a launch asks for, beside what is not asked for.
@@ -333,15 +370,16 @@ inline cudaError_t has_shared_memory(const Launch& launch, bool* has) {
   return status;
 }
 
-template <typename Call>
-cudaError_t run(void (*kernel)(Call, int), const Launch& launch, const Call& call, cudaStream_t stream) {
+template <typename T, int kHeadDim, typename Call>
+cudaError_t run(void (*kernel)(Call), const Launch& launch, const Call& call, const AudioFaceQueries& queries,
+                cudaStream_t stream) {
   const auto bytes = static_cast<int>(launch.shared_bytes);
   constexpr int kUnasked = 40 * 1024;  // of 48 KiB; the squares take one
-  if (bytes > kUnasked) {
-    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (status != cudaSuccess) return status;
-  }
-  kernel<<<launch.grid, launch.threads, bytes, stream>>>(call, launch.share);
+  cudaError_t status = cudaSuccess;
+  if (bytes > kUnasked) status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (status == cudaSuccess) status = weigh_keys<T, kHeadDim>(queries, stream);
+  if (status != cudaSuccess) return status;
+  kernel<<<launch.grid, launch.threads, bytes, stream>>>(call);
   return cudaGetLastError();
 }
 

@@ -28,9 +28,9 @@ __device__ __forceinline__ void store_keys(T* out, int keys, int t, float p0, fl
 
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(32 * kMostWarps, 2)
-    probabilities_kernel(const __grid_constant__ AudioFaceQueries call, int share) {
+    probabilities_kernel(const __grid_constant__ AudioFaceQueries call) {
   extern __shared__ float4 slots[];
-  const Tile tile(call, share);
+  const Tile tile(call);
   if (!is_heard(call, tile)) {
     write_zeros<T>(call, tile, call.heads * call.speakers * call.keys);
     return;
@@ -41,10 +41,10 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
 
   const int keys = static_cast<int>(call.keys), speakers = static_cast<int>(call.speakers);
   const int64_t width = call.heads * speakers * keys;
-  T* out = static_cast<T*>(call.out) + (tile.row(call) + tile.g) * width + tile.first_head * speakers * keys;
-  float4* slot = slot_of(slots, tile.first_head * speakers, tile.lane);
+  T* out = static_cast<T*>(call.out) + (tile.row(call) + tile.g) * width + tile.warp * speakers * keys;
+  float4* slot = slot_of(slots, tile.warp * speakers, tile.lane);
 #pragma unroll 1
-  for (int head = tile.first_head; head < tile.end_head; ++head) {
+  for (int head = tile.warp; head < call.heads; head += tile.warps) {
 #pragma unroll 1
     for (int speaker = 0; speaker < speakers; ++speaker) {
       Logits p = read_probabilities(call, tile, slot, speaker, scales);
@@ -56,6 +56,8 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
       out += keys;
       slot = slot_of(slot, 1, 0);
     }
+    out += (tile.warps - 1) * speakers * keys;
+    slot = slot_of(slot, (tile.warps - 1) * speakers, 0);
   }
 }
 
@@ -69,8 +71,8 @@ cudaError_t launch_bfloat16(const AudioFaceQueries& call, cudaStream_t stream) {
     if (status != cudaSuccess) return status;
   }
   if (!fits || !has_room) return launch_plain<T, false>({call, nullptr, {}}, stream);
-  return call.head_dim == 64 ? run(probabilities_kernel<T, 64>, launch, call, stream)
-                             : run(probabilities_kernel<T, 128>, launch, call, stream);
+  return call.head_dim == 64 ? run<T, 64>(probabilities_kernel<T, 64>, launch, call, call, stream)
+                             : run<T, 128>(probabilities_kernel<T, 128>, launch, call, call, stream);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.audio_face_attention import workspace_size
 from humo_rt.tensorrt.audio_node import DOMAIN, EPSILON, NAME, VERSION
 from humo_rt.tensorrt.targets import RTX, TensorRT
 
@@ -61,9 +62,19 @@ def require_kernel(source: str) -> None:
 
 
 def launch(
-    inputs: Sequence[int], output: int, *, shapes: Sequence[tuple[int, ...]], dtype: str, eps: float, stream: int
+    inputs: Sequence[int],
+    output: int,
+    workspace: int,
+    *,
+    shapes: Sequence[tuple[int, ...]],
+    dtype: str,
+    eps: float,
+    stream: int,
 ) -> None:
-    """Run the kernel on the node's inputs, contiguous and by address; ``shapes``: of the first three of them."""
+    """Run the kernel on the node's inputs, contiguous and by address; ``shapes``: of the first three of them.
+
+    ``workspace``: address of ``workspace_bytes`` of the keys' shape.
+    """
     from humo_rt import _C
 
     (_, length, width), _, (speakers, batch, frames, heads, keys, head_dim) = shapes
@@ -75,6 +86,7 @@ def launch(
         k=inputs[2],
         v=inputs[3],
         face=0,
+        workspace=workspace,
         dtype=getattr(_C.DType, dtype),
         sizes=(speakers, batch, frames, length // frames, heads, keys, head_dim),
         q_strides=(length * width, width),
@@ -83,6 +95,11 @@ def launch(
         eps=eps,
         stream=stream,
     )
+
+
+def workspace_bytes(keys_shape: Sequence[int]) -> int:
+    """Of bfloat16: the kernels of other dtypes want none."""
+    return 2 * workspace_size(keys_shape)
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -145,7 +162,7 @@ def _plugin_class(trt: Any) -> type:
         def set_tactic(self, tactic: int) -> None: ...
 
         def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-            return 0
+            return workspace_bytes(tuple(inputs[2].max))
 
         def attach_to_context(self, context: Any) -> AudioFaceAttention:
             return self.clone()
@@ -159,7 +176,7 @@ def _plugin_class(trt: Any) -> type:
         ) -> None:  # fmt: skip
             shapes = [tuple(tensor.dims) for tensor in described[:3]]
             dtype = dtypes[described[0].type]
-            launch(inputs, outputs[0], shapes=shapes, dtype=dtype, eps=self.eps, stream=stream)
+            launch(inputs, outputs[0], workspace, shapes=shapes, dtype=dtype, eps=self.eps, stream=stream)
 
     return AudioFaceAttention
 

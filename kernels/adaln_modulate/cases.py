@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Branches, tokens of 97 frames with one reference, width.
 WORKLOADS = {
-    "humo-1.7b 480x832": (1, 40_560, 1536),
+    "humo-1.7b 480x832": (3, 40_560, 1536),
     "humo-17b 720x1280": (1, 93_600, 5120),
     "nano 128x128": (4, 1664, 256),
 }
@@ -52,6 +52,6 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return x_BLD.transpose(1, 2), shift_B1D, scale_B1D, *rest
 
 
-SHAPES = [(1, 1, 64), (1, 1, 2), (3, 63, 256), (8, 5, 1000), (2, 1000, 63), (1, 9, 1536), (1, 3, 5120)]
+SHAPES = [(1, 1, 64), (1, 1, 2), (3, 63, 256), (8, 5, 1000), (2, 100, 63), (1, 9, 1536), (1, 3, 5120)]
 SPECIAL = {"stream in": _stream_in, "strided": _strided, "transposed": _transposed}
 CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)

@@ -1,4 +1,4 @@
-"""LayerNorm and modulation in Triton: a few whole rows of one branch for each program, read and written once.
+"""LayerNorm and modulation in Triton: whole rows of one branch for each program, read and written once.
 
 ``launch`` also serves ``adaln_modulate_quantize``, because rows in e4m3 with a scale each cost no further pass, and
 ``gather_norm``, whose rows lie apart in x.
@@ -11,37 +11,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from humo_rt.kernels.row_norm import standardised, tile
+from humo_rt.kernels.row_norm import layer_norm
+from humo_rt.kernels.row_parts import load_rows, store_rows, tile
 from humo_rt.kernels.row_quantize import store_quantized
 
 
 @triton.jit
 def _kernel(
     out_ptr, row_scale_ptr, x_ptr, from_ptr, shift_ptr, scale_ptr,
-    length, width, x_batch, x_row, shift_batch, scale_batch, eps,
-    GATHERED: tl.constexpr, MODULATED: tl.constexpr, QUANTIZED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    length, x_batch, x_row, shift_batch, scale_batch, eps,
+    GATHERED: tl.constexpr, MODULATED: tl.constexpr, QUANTIZED: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)[None, :]  # of two axes, so that a vector lies in the registers as a row does
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     there = rows < length
-    inside = there[:, None] & (columns < width)
     source = tl.load(from_ptr + rows, mask=there, other=0) if GATHERED else rows
-    at_x = x_ptr + batch * x_batch + source[:, None] * x_row + columns
-    x = tl.load(at_x, mask=inside, other=0.0).to(tl.float32)
-    normed = standardised(x, inside, width, eps)
-    # Loaded after the reduction, so that they take no registers during it: a wide row then leaves room for more rows.
-    shift = tl.load(shift_ptr + batch * shift_batch + columns, mask=columns < width, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptr + batch * scale_batch + columns, mask=columns < width, other=0.0).to(tl.float32)
-    if MODULATED:
-        scale += 1.0
-    result = normed * scale + shift
+    x = load_rows(x_ptr + batch * x_batch + source * x_row, there, WIDTH, BLOCK)
+    shift_ptr += batch * shift_batch
+    scale_ptr += batch * scale_batch
+    result = layer_norm(x, shift_ptr, scale_ptr, eps, MODULATED, WIDTH, BLOCK)
     at_row = batch * length + rows
-    at_out = at_row[:, None] * width + columns
+    out_ptr += at_row * WIDTH
     if QUANTIZED:
-        store_quantized(out_ptr, row_scale_ptr, result, at_out, at_row, inside, there)
+        store_quantized(out_ptr, row_scale_ptr + at_row, result, there, WIDTH, BLOCK)
     else:
-        tl.store(out_ptr + at_out, result.to(out_ptr.dtype.element_ty), mask=inside)
+        store_rows(out_ptr, result, there, WIDTH, BLOCK)
 
 
 def run(x_BLD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
@@ -68,11 +63,11 @@ def launch(
     quantized, gathered = row_scale_BL1 is not None, from_L is not None
     x_BLD, shift, scale = (v if v.stride(-1) == 1 else v.contiguous() for v in (x_BLD, shift, scale))
     shift, scale = (vector.expand(batch, 1, width) for vector in (shift, scale))
-    config = tile(width, length, 64 if quantized else 16)  # fewer warps: a third sum over the row waits for all of them
+    config = tile(width, length)
     with torch.cuda.device_of(out_BLD):
         _kernel[(triton.cdiv(length, config["ROWS"]), batch)](
             out_BLD, row_scale_BL1 if quantized else out_BLD,  # without scales their address is never used
             x_BLD, from_L.contiguous() if gathered else x_BLD, shift, scale,
-            length, width, x_BLD.stride(0), x_BLD.stride(1), shift.stride(0), scale.stride(0), eps,
-            GATHERED=gathered, MODULATED=not gathered, QUANTIZED=quantized, **config,
+            length, x_BLD.stride(0), x_BLD.stride(1), shift.stride(0), scale.stride(0), eps,
+            GATHERED=gathered, MODULATED=not gathered, QUANTIZED=quantized, WIDTH=width, **config,
         )  # fmt: skip

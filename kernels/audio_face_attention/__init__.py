@@ -18,6 +18,8 @@ Reference frames are frames like the others: their keys and values come from sil
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,9 @@ from humo_rt.kernels.audio_face_attention.reference import reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 MAX_KEYS, MAX_HEAD_DIM, MAX_WIDTH = 64, 256, 12000
-# Of csrc/audio_face_attention/scores.cuh: keys of a tile; what a block shares for each head and speaker, and besides.
-TILE_KEYS, LOGIT_BYTES, SQUARE_BYTES = 16, 32 * 16 * 4, 8 * 32 * 4
+# Of csrc/audio_face_attention/scores.cuh: keys of a tile; what a block shares for each head and speaker, and besides,
+# with a corner for each of eight warps.
+TILE_KEYS, LOGIT_BYTES, OTHER_BYTES = 16, 32 * 16 * 4, 8 * 32 * 4 + 8 * 16 * 128
 
 
 def audio_face_attention(
@@ -96,10 +99,16 @@ def backend_order(q_BLD: Tensor, k_PBTHSK: Tensor) -> tuple[str, ...]:
     its blocks share a processor, as they did where it was measured; its plain kernel is slower than Triton's."""
     speakers, _, _, heads, keys, head_dim = k_PBTHSK.shape
     if q_BLD.device.type == "cuda" and q_BLD.dtype == torch.bfloat16 and keys <= TILE_KEYS and head_dim in (64, 128):
-        block = heads * speakers * LOGIT_BYTES + SQUARE_BYTES
+        block = heads * speakers * LOGIT_BYTES + OTHER_BYTES
         if 2 * block <= torch.cuda.get_device_properties(q_BLD.device).shared_memory_per_multiprocessor:
             return ("cuda", "triton")
     return ("triton", "cuda")
+
+
+def workspace_size(keys_shape: Sequence[int]) -> int:
+    """Elements that the CUDA kernels want for keys (P, B, T, H, S, K) laid out for the matrix unit, S padded."""
+    speakers, batch, frames, heads, _, head_dim = keys_shape
+    return speakers * batch * frames * heads * TILE_KEYS * head_dim
 
 
 @torch.library.custom_op("humo_rt::audio_face_attention", mutates_args=())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from humo_rt import _C
+from humo_rt.kernels.audio_face_attention import workspace_size
 
 DTYPES = {
     torch.float32: _C.DType.float32,
@@ -28,6 +29,7 @@ def run(
     face = None if face_weight_PBL is None else face_weight_PBL.contiguous()
     speakers, batch, frames, heads, keys, head_dim = k.shape
     out_BLD = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    workspace = torch.empty(workspace_size(k.shape), dtype=q.dtype, device=q.device)
     with torch.cuda.device_of(out_BLD):
         _C.audio_face_attention(
             out=out_BLD.data_ptr(),
@@ -36,6 +38,7 @@ def run(
             k=k.data_ptr(),
             v=v.data_ptr(),
             face=0 if face is None else face.data_ptr(),
+            workspace=workspace.data_ptr(),
             dtype=DTYPES[q.dtype],
             sizes=(speakers, batch, frames, q.shape[1] // frames, heads, keys, head_dim),
             q_strides=q.stride()[:2],

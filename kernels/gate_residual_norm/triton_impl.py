@@ -1,4 +1,4 @@
-"""Gate, residual and the next LayerNorm in Triton: a few whole rows of one branch for each program, moved once.
+"""Gate, residual and the next LayerNorm in Triton: whole rows of one branch for each program, moved once.
 
 ``launch`` also serves ``gate_residual_norm_quantize``, because rows in e4m3 with a scale each cost no further pass, and
 ``scatter_residual_norm``, whose rows lie apart in the residual.
@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from humo_rt.kernels.row_norm import standardised, tile
+from humo_rt.kernels.row_norm import layer_norm
+from humo_rt.kernels.row_parts import load_part, load_vector_part, store_part, store_rows, tile
 from humo_rt.kernels.row_quantize import store_quantized
 
 
@@ -19,39 +20,36 @@ from humo_rt.kernels.row_quantize import store_quantized
 def _kernel(
     total_ptr, normed_ptr, row_scale_ptr,
     residual_ptr, y_ptr, at_ptr, gate_ptr, shift_ptr, scale_ptr,
-    length, out_length, width, residual_batch, residual_row, y_batch, y_row, gate_batch, shift_batch, scale_batch, eps,
-    SCATTERED: tl.constexpr, GATED: tl.constexpr, MODULATED: tl.constexpr,
-    QUANTIZED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    length, out_length, residual_batch, residual_row, y_batch, y_row, gate_batch, shift_batch, scale_batch, eps,
+    SCATTERED: tl.constexpr, GATED: tl.constexpr, MODULATED: tl.constexpr, QUANTIZED: tl.constexpr,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)[None, :]  # of two axes, so that a vector lies in the registers as a row does
-    within = columns < width
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     there = rows < length
-    inside = there[:, None] & within
     target = tl.load(at_ptr + rows, mask=there, other=0) if SCATTERED else rows
-    at_residual = residual_ptr + batch * residual_batch + target[:, None] * residual_row + columns
-    at_y = y_ptr + batch * y_batch + rows[:, None] * y_row + columns
-    total = tl.load(at_residual, mask=inside, other=0.0).to(tl.float32)
-    y = tl.load(at_y, mask=inside, other=0.0).to(tl.float32)
-    if GATED:
-        y *= tl.load(gate_ptr + batch * gate_batch + columns, mask=within, other=0.0).to(tl.float32)
-    written = (total + y).to(total_ptr.dtype.element_ty)
     at_row = batch * out_length + target
-    at_out = at_row[:, None] * width + columns
-    tl.store(total_ptr + at_out, written, mask=inside)
+    residual_ptr += batch * residual_batch + target * residual_row
+    y_ptr += batch * y_batch + rows * y_row
+    gate_ptr += batch * gate_batch
+    total_ptr += at_row * WIDTH
+    total = ()
+    for start in tl.static_range(0, WIDTH, BLOCK):
+        y = load_part(y_ptr, there, start, WIDTH, BLOCK)
+        if GATED:
+            y *= load_vector_part(gate_ptr, start, WIDTH, BLOCK)
+        part = (load_part(residual_ptr, there, start, WIDTH, BLOCK) + y).to(total_ptr.dtype.element_ty)
+        store_part(total_ptr, part, there, start, WIDTH, BLOCK)
+        total += (part.to(tl.float32),)
 
-    normed = standardised(written.to(tl.float32), inside, width, eps)
-    # Loaded after the reduction, so that they take no registers during it: a wide row then leaves room for more rows.
-    shift = tl.load(shift_ptr + batch * shift_batch + columns, mask=within, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptr + batch * scale_batch + columns, mask=within, other=0.0).to(tl.float32)
-    if MODULATED:
-        scale += 1.0
-    normed = normed * scale + shift
+    shift_ptr += batch * shift_batch
+    scale_ptr += batch * scale_batch
+    normed = layer_norm(total, shift_ptr, scale_ptr, eps, MODULATED, WIDTH, BLOCK)
+    normed_ptr += at_row * WIDTH
     if QUANTIZED:
-        store_quantized(normed_ptr, row_scale_ptr, normed, at_out, at_row, inside, there)
+        store_quantized(normed_ptr, row_scale_ptr + at_row, normed, there, WIDTH, BLOCK)
     else:
-        tl.store(normed_ptr + at_out, normed.to(normed_ptr.dtype.element_ty), mask=inside)
+        store_rows(normed_ptr, normed, there, WIDTH, BLOCK)
 
 
 def run(
@@ -99,9 +97,9 @@ def launch(
         _kernel[(triton.cdiv(length, config["ROWS"]), batch)](
             total_BLD, normed_BLD, row_scale_BL1 if quantized else normed_BLD,
             residual_BLD, y_BLD, y_BLD if at_L is None else at_L.contiguous(), gate, shift, scale,
-            length, total_BLD.shape[1], width,
+            length, total_BLD.shape[1],
             residual_BLD.stride(0), residual_BLD.stride(1), y_BLD.stride(0), y_BLD.stride(1),
             gate.stride(0), shift.stride(0), scale.stride(0), eps,
             SCATTERED=at_L is not None, GATED=gated, MODULATED=modulated, QUANTIZED=quantized,
-            **config,
+            WIDTH=width, **config,
         )  # fmt: skip

@@ -13,7 +13,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Branches, tokens of 97 frames with one reference, width of the feed-forward.
 WORKLOADS = {
-    "humo-1.7b 480x832": (1, 40_560, 8960),
+    "humo-1.7b 480x832": (3, 40_560, 8960),
     "humo-17b 480x832": (1, 40_560, 13_824),
     "nano 128x128": (4, 1664, 768),
 }

@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from humo_rt.kernels import row_norm
-from humo_rt.kernels.row_quantize import LARGEST, largest, launch, store_values
+from humo_rt.kernels.row_parts import load_part, tile
+from humo_rt.kernels.row_quantize import launch, store_quantized
 
 SLOPE = tl.constexpr(2 * math.sqrt(2 / math.pi) / math.log(2))  # for a power of two instead of e
 
@@ -26,20 +26,13 @@ def _gelu(x):
 
 
 @triton.jit
-def _kernel(values_ptr, scale_ptr, x_ptr, length, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+def _kernel(values_ptr, scale_ptr, x_ptr, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     there = rows < length
-    columns = tl.arange(0, BLOCK)[None, :]
-    at, inside = rows[:, None] * width + columns, there[:, None] & (columns < width)
-    y = _gelu(tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32))  # 0 outside, as GELU of 0 is
-    amax = largest(y)
-    store_values(values_ptr, y, amax, at, inside)
-    tl.store(scale_ptr + rows, amax / LARGEST, mask=there)
-
-
-def tile(width: int, length: int) -> dict[str, int]:
-    """Few warps with much work each: of the 16384 elements that hold a row of either model 128 for each thread."""
-    return row_norm.tile(width, length, 128)
+    y = ()
+    for start in tl.static_range(0, WIDTH, BLOCK):
+        y += (_gelu(load_part(x_ptr + rows * WIDTH, there, start, WIDTH, BLOCK)),)
+    store_quantized(values_ptr + rows * WIDTH, scale_ptr + rows, y, there, WIDTH, BLOCK)
 
 
 def run(x: Tensor) -> tuple[Tensor, Tensor]:

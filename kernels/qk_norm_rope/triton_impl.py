@@ -1,8 +1,6 @@
 """RMSNorm and rotary positions in Triton: one token's q and k for each program, the row of angles read once for both.
 
-A wide token goes a group of heads at a time, read again from the cache once its norm is known: held whole, q and k of
-HuMo-17B take so many registers that a processor has room for one program, and then 52 % of the copy bandwidth were
-reached on an H100, where groups reach 96.
+A token lies in the registers as groups of heads, a tuple of tiles, for the reasons that ``row_parts`` gives for rows.
 
 ``launch`` also serves ``qk_norm_rope_quantize``: e4m3 by scales known before is a factor on the way out.
 """
@@ -14,73 +12,87 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-LARGEST_GROUP = 2048  # channels of q, and as many of k: all heads of HuMo-1.7B, 16 of the 40 of HuMo-17B
+
+@triton.jit
+def _loaded(
+    ptr, HEAD: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Heads HEAD to HEAD + GROUP of the HEADS of one token, WIDTH channels each: (GROUP, BLOCK), 0 outside."""
+    at, inside = _place(HEAD, HEADS, WIDTH, GROUP, BLOCK)
+    return tl.load(ptr + at, mask=inside, other=0.0)
 
 
 @triton.jit
-def _loaded(ptr, at, inside):
-    return tl.load(ptr + at, mask=inside, other=0.0).to(tl.float32)
+def _place(HEAD: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    head = HEAD + tl.arange(0, GROUP)[:, None]
+    channel = tl.arange(0, BLOCK)[None, :]
+    return head * WIDTH + channel, (head < HEADS) & (channel < WIDTH)
 
 
 @triton.jit
-def _inverse_norm(squares, width, eps):
+def _inverse_norm(heads, width, eps):
+    """Of a token in groups of heads."""
+    squares = tl.zeros_like(heads[0].to(tl.float32))
+    for number in tl.static_range(len(heads)):
+        squares += heads[number].to(tl.float32) * heads[number].to(tl.float32)
     return tl.rsqrt(tl.sum(squares) / width + eps)
 
 
 @triton.jit
-def _rotated(x, cos, sin, HEADS: tl.constexpr, PAIRS: tl.constexpr):
-    even, odd = tl.split(tl.reshape(x, (HEADS, PAIRS, 2)))
-    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (HEADS, 2 * PAIRS))
+def _rotated(x, cos, sin, GROUP: tl.constexpr, BLOCK: tl.constexpr):
+    even, odd = tl.split(tl.reshape(x, (GROUP, BLOCK // 2, 2)))
+    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (GROUP, BLOCK))
+
+
+@triton.jit
+def _store_rotated(
+    out_ptr, heads, weight_ptr, factor, cos, sin,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    for first in tl.static_range(0, HEADS, GROUP):
+        weight = _loaded(weight_ptr, first, HEADS, WIDTH, GROUP, BLOCK).to(tl.float32)
+        turned = _rotated(heads[first // GROUP].to(tl.float32) * factor * weight, cos, sin, GROUP, BLOCK)
+        at, inside = _place(first, HEADS, WIDTH, GROUP, BLOCK)
+        tl.store(out_ptr + at, turned.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _kernel(
     out_q_ptr, out_k_ptr, scale_q_ptr, scale_k_ptr, q_ptr, k_ptr, weight_q_ptr, weight_k_ptr, cos_ptr, sin_ptr,
-    heads, pairs, out_q_batch, out_k_batch, q_batch, q_row, k_batch, k_row, eps,
-    QUANTIZED: tl.constexpr, GROUPS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    out_q_batch, out_k_batch, q_batch, q_row, k_batch, k_row, eps,
+    QUANTIZED: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     batch = tl.program_id(1).to(tl.int64)
-    width = 2 * heads * pairs
-    head = tl.arange(0, HEADS)[:, None]
-    channel = tl.arange(0, 2 * PAIRS)[None, :]
-    q_ptr += batch * q_batch + token * q_row
-    k_ptr += batch * k_batch + token * k_row
-    out_q_ptr += batch * out_q_batch
-    out_k_ptr += batch * out_k_batch
-    squares_q = tl.zeros((HEADS, 2 * PAIRS), tl.float32)
-    squares_k = tl.zeros((HEADS, 2 * PAIRS), tl.float32)
-    for group in tl.static_range(GROUPS):
-        inside = (group * HEADS + head < heads) & (channel < 2 * pairs)
-        at = (group * HEADS + head) * (2 * pairs) + channel
-        q, k = _loaded(q_ptr, at, inside), _loaded(k_ptr, at, inside)
-        squares_q += q * q
-        squares_k += k * k
-    scale_q, scale_k = _inverse_norm(squares_q, width, eps), _inverse_norm(squares_k, width, eps)
+    q, k = (), ()
+    for first in tl.static_range(0, HEADS, GROUP):
+        q += (_loaded(q_ptr + batch * q_batch + token * q_row, first, HEADS, WIDTH, GROUP, BLOCK),)
+        k += (_loaded(k_ptr + batch * k_batch + token * k_row, first, HEADS, WIDTH, GROUP, BLOCK),)
+    factor_q, factor_k = _inverse_norm(q, HEADS * WIDTH, eps), _inverse_norm(k, HEADS * WIDTH, eps)
+    if QUANTIZED:
+        factor_q *= 1.0 / tl.load(scale_q_ptr)
+        factor_k *= 1.0 / tl.load(scale_k_ptr)
 
-    pair = tl.arange(0, PAIRS)[None, :]
-    cos = _loaded(cos_ptr + token * pairs, pair, pair < pairs)
-    sin = _loaded(sin_ptr + token * pairs, pair, pair < pairs)
-    for group in tl.static_range(GROUPS):
-        if GROUPS > 1:
-            inside = (group * HEADS + head < heads) & (channel < 2 * pairs)
-            at = (group * HEADS + head) * (2 * pairs) + channel
-            q, k = _loaded(q_ptr, at, inside), _loaded(k_ptr, at, inside)
-        q = _rotated(q * scale_q * _loaded(weight_q_ptr, at, inside), cos, sin, HEADS, PAIRS)
-        k = _rotated(k * scale_k * _loaded(weight_k_ptr, at, inside), cos, sin, HEADS, PAIRS)
-        if QUANTIZED:
-            q, k = q * (1.0 / tl.load(scale_q_ptr)), k * (1.0 / tl.load(scale_k_ptr))
-        at_out = token * width + at
-        tl.store(out_q_ptr + at_out, q.to(out_q_ptr.dtype.element_ty), mask=inside)
-        tl.store(out_k_ptr + at_out, k.to(out_k_ptr.dtype.element_ty), mask=inside)
+    pair = tl.arange(0, BLOCK // 2)[None, :]
+    at = token * (WIDTH // 2) + pair
+    cos = tl.load(cos_ptr + at, mask=pair < WIDTH // 2, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + at, mask=pair < WIDTH // 2, other=0.0).to(tl.float32)
+    at_out = token * (HEADS * WIDTH)
+    out_q_ptr += batch * out_q_batch + at_out
+    out_k_ptr += batch * out_k_batch + at_out
+    _store_rotated(out_q_ptr, q, weight_q_ptr, factor_q, cos, sin, HEADS, WIDTH, GROUP, BLOCK)
+    _store_rotated(out_k_ptr, k, weight_k_ptr, factor_k, cos, sin, HEADS, WIDTH, GROUP, BLOCK)
 
 
-def tile(num_heads: int, pairs: int) -> dict[str, int]:
-    """The powers of two that hold a group of heads, and warps of 16 elements a thread of q and of k: 16-byte loads."""
-    pairs = triton.next_power_of_2(pairs)
-    heads = min(triton.next_power_of_2(num_heads), max(1, LARGEST_GROUP // (2 * pairs)))
-    groups = triton.cdiv(num_heads, heads)
-    return {"GROUPS": groups, "HEADS": heads, "PAIRS": pairs, "num_warps": max(1, min(16, heads * pairs // 256))}
+def tile(num_heads: int, width: int) -> dict[str, int]:
+    """Heads of one group, the power of two that holds a head, and warps: four elements of a group for each thread.
+
+    Enough warps that a thread has 24 elements of q at most, and as many of k.
+    """
+    block = triton.next_power_of_2(width)
+    warps = min(8, max(1, triton.next_power_of_2(triton.cdiv(num_heads * block, 768))))
+    group = max(1, min(triton.next_power_of_2(num_heads), 128 * warps // block))
+    return {"GROUP": group, "BLOCK": block, "num_warps": warps}
 
 
 def run(
@@ -115,14 +127,13 @@ def launch(
 ) -> None:
     """Write the first rows of ``out_q`` and ``out_k``, divided by ``scales`` if there are any."""
     batch, length, width = q_BLD.shape
-    pairs = width // num_heads // 2
     q_BLD, k_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BLD, k_BLD))
     scale_q, scale_k = scales or (cos_LP, cos_LP)  # without scales their address is never read
     with torch.cuda.device_of(out_q):
         _kernel[(length, batch)](
             out_q, out_k, scale_q, scale_k, q_BLD, k_BLD, weight_q_D.contiguous(), weight_k_D.contiguous(),
-            cos_LP.contiguous(), sin_LP.contiguous(),
-            num_heads, pairs, out_q.stride(0), out_k.stride(0),
+            cos_LP.contiguous(), sin_LP.contiguous(), out_q.stride(0), out_k.stride(0),
             q_BLD.stride(0), q_BLD.stride(1), k_BLD.stride(0), k_BLD.stride(1), eps,
-            QUANTIZED=scales is not None, **tile(num_heads, pairs),
+            QUANTIZED=scales is not None, HEADS=num_heads, WIDTH=width // num_heads,
+            **tile(num_heads, width // num_heads),
         )  # fmt: skip

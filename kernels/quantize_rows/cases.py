@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Branches, tokens of 97 frames with one reference, width: what attention hands to its output projection.
 WORKLOADS = {
-    "humo-1.7b 480x832": (1, 40_560, 1536),
+    "humo-1.7b 480x832": (3, 40_560, 1536),
     "humo-17b 720x1280": (1, 93_600, 5120),
     "nano 128x128": (4, 1664, 256),
 }
@@ -59,7 +59,7 @@ def _centred(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.devi
     return given.to(FLOAT8), torch.tensor([0.01], device=device), centre_B1D
 
 
-SHAPES = [(64,), (1, 2), (3, 63, 256), (2, 1000, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
+SHAPES = [(64,), (1, 2), (3, 63, 256), (2, 100, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
 SPECIAL = {"zeros and specks": _zeros_and_specks, "strided": _strided, "transposed": _transposed}
 CENTRED = {f"{shape} and a centre": partial(_centred, shape) for shape in [(3, 63, 256), (2, 5, 1000), (1, 9, 1536)]}
 CASES = [

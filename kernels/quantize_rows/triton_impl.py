@@ -1,4 +1,4 @@
-"""Row-wise quantisation in Triton: a few whole rows for each program, read and written once."""
+"""Row-wise quantisation in Triton: whole rows for each program, read and written once."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from humo_rt.kernels.row_norm import tile
+from humo_rt.kernels.row_parts import load_part, load_rows, load_vector_part, tile
 from humo_rt.kernels.row_quantize import launch, store_quantized
 
 
 @triton.jit
-def _kernel(values_ptr, scale_ptr, x_ptr, length, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)
-    inside = (rows < length)[:, None] & (columns < width)[None, :]
-    at = rows[:, None] * width + columns[None, :]
-    x = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-    store_quantized(values_ptr, scale_ptr, x, at, rows, inside, rows < length)
+def _kernel(values_ptr, scale_ptr, x_ptr, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    there = rows < length
+    x = load_rows(x_ptr + rows * WIDTH, there, WIDTH, BLOCK)
+    store_quantized(values_ptr + rows * WIDTH, scale_ptr + rows, x, there, WIDTH, BLOCK)
 
 
 @triton.jit
 def _centred_kernel(
-    values_ptr, scale_ptr, given_ptr, factor_ptr, centre_ptr, length, width, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+    values_ptr, scale_ptr, given_ptr, factor_ptr, centre_ptr, length,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     batch = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    columns = tl.arange(0, BLOCK)
-    inside = (rows < length)[:, None] & (columns < width)[None, :]
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    there = rows < length
     at_row = batch * length + rows
-    at = at_row[:, None] * width + columns[None, :]
-    centre = tl.load(centre_ptr + batch * width + columns, mask=columns < width, other=0.0)
-    x = tl.load(given_ptr + at, mask=inside, other=0.0).to(tl.float32) * tl.load(factor_ptr) + centre[None, :]
-    store_quantized(values_ptr, scale_ptr, x, at, at_row, inside, rows < length)
+    factor = tl.load(factor_ptr)
+    x = ()
+    for start in tl.static_range(0, WIDTH, BLOCK):
+        centre = load_vector_part(centre_ptr + batch * WIDTH, start, WIDTH, BLOCK)
+        x += (load_part(given_ptr + at_row * WIDTH, there, start, WIDTH, BLOCK) * factor + centre,)
+    store_quantized(values_ptr + at_row * WIDTH, scale_ptr + at_row, x, there, WIDTH, BLOCK)
 
 
 def run(x: Tensor, factor_1: Tensor | None = None, centre_B1D: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -46,6 +46,6 @@ def run(x: Tensor, factor_1: Tensor | None = None, centre_B1D: Tensor | None = N
     config = tile(width, length)
     with torch.cuda.device_of(values):
         _centred_kernel[(triton.cdiv(length, config["ROWS"]), batch)](
-            values, scale, x.contiguous(), factor_1, centre_B1D.contiguous(), length, width, **config
+            values, scale, x.contiguous(), factor_1, centre_B1D.contiguous(), length, WIDTH=width, **config
         )
     return values, scale

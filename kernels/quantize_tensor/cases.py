@@ -13,7 +13,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Branches, tokens of 97 frames with one reference, width: the values of self-attention.
 WORKLOADS = {
-    "humo-1.7b 480x832": (1, 40_560, 1536),
+    "humo-1.7b 480x832": (3, 40_560, 1536),
     "humo-17b 720x1280": (1, 93_600, 5120),
     "nano 128x128": (4, 1664, 256),
 }

@@ -21,7 +21,7 @@ from humo_rt.kernels.row_quantize import LARGEST, SMALLEST
 
 INFINITY = tl.constexpr(math.inf)
 # A program of the first pass goes through so many tiles below one another, fewer where it would leave processors idle.
-LARGEST_TILES, PROGRAMS = 128, 1024
+LARGEST_TILES, PROGRAMS = 32, 1024
 FOLDED, COLUMNS = 128, 16  # what its programs found, and columns, in one tile of the pass that folds that
 
 
@@ -36,23 +36,24 @@ def _tile(x_ptr, rows, length, width, x_batch, x_row, BLOCK: tl.constexpr):
 
 @triton.jit
 def _columns_kernel(
-    total_ptr, low_ptr, high_ptr, x_ptr, length, width, x_batch, x_row,
+    total_ptr, low_ptr, high_ptr, amax_ptr, x_ptr, length, width, x_batch, x_row,
     TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(0).to(tl.int64)
-    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
     low, high = total + INFINITY, total - INFINITY
     for number in range(TILES):
         rows = (chunk * TILES + number) * ROWS + tl.arange(0, ROWS)
         x, _, inside = _tile(x_ptr, rows, length, width, x_batch, x_row, BLOCK)
-        total += x
-        low = tl.minimum(low, tl.where(inside, x, INFINITY))
-        high = tl.maximum(high, tl.where(inside, x, -INFINITY))
+        total += tl.sum(x, axis=0)
+        low = tl.minimum(low, tl.min(tl.where(inside, x, INFINITY), axis=0))
+        high = tl.maximum(high, tl.max(tl.where(inside, x, -INFINITY), axis=0))
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     at = (tl.program_id(2) * tl.num_programs(0) + chunk) * width + columns
-    tl.store(total_ptr + at, tl.sum(total, axis=0), mask=columns < width)
-    tl.store(low_ptr + at, tl.min(low, axis=0), mask=columns < width)
-    tl.store(high_ptr + at, tl.max(high, axis=0), mask=columns < width)
+    tl.store(total_ptr + at, total, mask=columns < width)
+    tl.store(low_ptr + at, low, mask=columns < width)
+    tl.store(high_ptr + at, high, mask=columns < width)
+    tl.store(amax_ptr, 0.0)  # where the next pass begins; every program writes the same
 
 
 @triton.jit
@@ -102,12 +103,15 @@ def tile(width: int, length: int) -> dict[str, int]:
 
 
 def column_tile(width: int, length: int, batch: int) -> dict[str, int]:
-    """Of 2048 elements, 32 for each thread, and how many of them below one another."""
+    """Of 4096 elements, 64 for each thread, and how many of them below one another.
+
+    The rows of a tile lie in one thread each: it has all their values of eight columns, and loads them at once.
+    """
     block = min(512, triton.next_power_of_2(width))
-    rows = min(2048 // block, triton.next_power_of_2(length))
+    rows = min(4096 // block, triton.next_power_of_2(length))
     number = triton.cdiv(batch * triton.cdiv(width, block) * triton.cdiv(length, rows), PROGRAMS)
     tiles = min(LARGEST_TILES, triton.next_power_of_2(number))
-    return {"TILES": tiles, "ROWS": rows, "BLOCK": block, "num_warps": max(1, rows * block // 1024)}
+    return {"TILES": tiles, "ROWS": rows, "BLOCK": block, "num_warps": max(1, rows * block // 2048)}
 
 
 def run(x_BLD: Tensor, centred: bool, padding: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,14 +123,10 @@ def run(x_BLD: Tensor, centred: bool, padding: int) -> tuple[Tensor, Tensor, Ten
     chunks = triton.cdiv(length, across["TILES"] * across["ROWS"])
     number = {"dtype": torch.float32, "device": x_BLD.device}
     found = torch.empty(3, batch, chunks, width, **number).unbind()
-    centre_B1D, amax_1, scale_1 = (
-        torch.empty(batch, 1, width, **number),
-        torch.zeros(1, **number),
-        torch.empty(1, **number),
-    )
+    centre_B1D, amax_1, scale_1 = (torch.empty(shape, **number) for shape in ((batch, 1, width), (1,), (1,)))
     values = empty_rows((batch, length, width), padding, x_BLD.device)
     with torch.cuda.device_of(values):
-        _columns_kernel[chunks, triton.cdiv(width, across["BLOCK"]), batch](*found, *given, **across)
+        _columns_kernel[chunks, triton.cdiv(width, across["BLOCK"]), batch](*found, amax_1, *given, **across)
         _centre_kernel[triton.cdiv(width, COLUMNS), batch](
             centre_B1D, amax_1, *found, chunks, length, width, CENTRED=centred, FOLDED=FOLDED, COLUMNS=COLUMNS
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import subprocess
@@ -27,13 +26,6 @@ def latency(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "benchmarks" / "latency.py", *TINY, *arguments]
     environment = dict(os.environ) | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture
-def benchmark_module(monkeypatch):
-    """Imports a module of the folder as its scripts do."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    return importlib.import_module
 
 
 def test_the_whole_report(tmp_path) -> None:

@@ -176,6 +176,16 @@ def test_quantize_tensor(backend):
 
 
 @needs(9)
+@backends_of("quantize_tensor")
+def test_quantize_tensor_centred_and_padded(backend):
+    x = torch.randn(2, 2**22 + 8, 256, dtype=torch.bfloat16, device=CUDA)
+    values, scale, centre = quantize_tensor(x, centred=True, padding=5)
+    assert not values[:, -5:].view(torch.uint8).any()
+    found = values[:, -1005:-5].float() * scale + centre
+    assert (found - x[:, -1000:].float()).abs().max() <= 448 / 16 * scale  # half a step of the largest e4m3
+
+
+@needs(9)
 @backends_of("rms_silu")
 def test_rms_silu(backend):
     gamma = torch.rand(96, dtype=torch.bfloat16, device=CUDA)

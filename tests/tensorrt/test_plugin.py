@@ -142,13 +142,13 @@ class Kernel:
 
     @staticmethod
     def audio_face_attention(
-        *, out, q, norm_weight, k, v, face, dtype, sizes, q_strides, k_strides, v_strides, eps, stream
+        *, out, q, norm_weight, k, v, face, workspace, dtype, sizes, q_strides, k_strides, v_strides, eps, stream
     ):
         speakers, batch, frames, tokens, heads, keys, head_dim = sizes
         q_shape, kv_shape = (batch, frames * tokens, heads * head_dim), (speakers, batch, frames, heads, keys, head_dim)
         inputs = (at(q, q_shape, (*q_strides, 1)), at(norm_weight, q_shape[2:]))
         pair = (at(k, kv_shape, (*k_strides, 1)), at(v, kv_shape, (*v_strides, 1)))
-        assert (face, dtype, stream) == (0, "f32", 77)
+        assert (face, workspace, dtype, stream) == (0, 78, "f32", 77)
         at(out, q_shape).copy_(reference(*inputs, *pair, None, eps))
 
 
@@ -175,7 +175,7 @@ def test_the_plugin_hands_its_inputs_to_the_kernel(tensorrt, monkeypatch):
     out = torch.full(SHAPES[0], torch.nan)
     described = [SimpleNamespace(dims=tensor.shape, type=trt.DataType.FLOAT) for tensor in inputs]
     addresses = [tensor.data_ptr() for tensor in inputs]
-    made.clone().attach_to_context(None).enqueue(described, described[:1], addresses, [out.data_ptr()], 0, 77)
+    made.clone().attach_to_context(None).enqueue(described, described[:1], addresses, [out.data_ptr()], 78, 77)
     assert torch.equal(out, reference(*inputs, None, EPS))
 
 
@@ -187,6 +187,8 @@ def test_the_plugin_describes_itself(tensorrt):
     (stored,) = made.get_fields_to_serialize()
     assert (stored.name, stored.data.item()) == (EPSILON, pytest.approx(EPS))
     assert made.get_output_data_types([trt.DataType.BF16, trt.DataType.FLOAT]) == [trt.DataType.BF16]
+    largest = [SimpleNamespace(max=shape) for shape in ((4, 60, 256), (256,), (1, 4, 3, 4, 8, 64), (1, 4, 3, 4, 8, 64))]
+    assert made.get_workspace_size(largest, []) == 2 * 4 * 3 * 4 * 16 * 64
 
     def accepts(*types, position, layout=trt.TensorFormat.LINEAR):
         described = [SimpleNamespace(desc=SimpleNamespace(type=kind, format=layout)) for kind in types]

@@ -28,10 +28,12 @@ def test_launching_by_address_is_the_operator_and_can_be_captured(dtype):
         expected = audio_face_attention(q, weight, k, v, None, EPS)
     out = torch.full_like(q, torch.nan)
     inputs = [tensor.data_ptr() for tensor in (q, weight, k, v)]
+    workspace = torch.empty(plugin.workspace_bytes(shapes[2]), dtype=torch.uint8, device=device)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         stream = torch.cuda.current_stream().cuda_stream
-        plugin.launch(inputs, out.data_ptr(), shapes=shapes[:3], dtype=dtype, eps=EPS, stream=stream)
+        addresses = (inputs, out.data_ptr(), workspace.data_ptr())
+        plugin.launch(*addresses, shapes=shapes[:3], dtype=dtype, eps=EPS, stream=stream)
     graph.replay()
     torch.cuda.synchronize()
     assert torch.equal(out, expected)

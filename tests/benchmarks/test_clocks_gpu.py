@@ -1,0 +1,37 @@
+"""What times work on a GPU: single runs by recorded marks, and the floor of a model."""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+
+import pytest
+import torch
+
+from humo_rt.config import preset
+
+pytestmark = pytest.mark.gpu
+
+
+def test_a_longer_copy_takes_longer_and_nothing_takes_next_to_nothing(benchmark_module) -> None:
+    microseconds = benchmark_module("device_clock").microseconds
+    source = torch.randn(2**27, device="cuda")
+    target = torch.empty_like(source)
+
+    def median(count: int) -> float:
+        times = microseconds(partial(target[:count].copy_, source[:count]), runs=7)
+        assert len(times) == 7
+        return statistics.median(times)
+
+    assert 3 < median(2**27) / median(2**25) < 5
+    assert statistics.median(microseconds(lambda: None, runs=7)) < 20
+
+
+def test_the_floor_of_a_model_is_recorded(benchmark_module) -> None:
+    measure = benchmark_module("floor").measure_floor
+    config, device = preset("nano").dit, torch.device("cuda")
+    short, long = (measure(config, (1, 16, frames, 16, 16), 3, device) for frames in (26, 104))
+    assert short["tokens"] * 4 == long["tokens"]
+    for part in ("attention", "linear"):
+        assert 0 < short[part] < long[part]
+    assert short["total"] == short["attention"] + short["linear"]
