@@ -2,7 +2,7 @@
 
 Work that is shorter than its launches would be measured by them; in a generation they go ahead of the work. So it is
 recorded as a CUDA graph, together with the marks before and after it and with what overwrites the L2 cache before
-every run: the launch of the graph itself is not in the times either. An empty kernel takes 3 us by this clock.
+every run: the launch of the graph itself is not in the times either. By this clock an empty kernel takes 3 us (H200).
 """
 
 from __future__ import annotations

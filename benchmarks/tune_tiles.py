@@ -47,7 +47,7 @@ SPACES = {
     "gelu_quantize": Space(PARTS),
     "quantize_rows": Space(PARTS),
     "quantize_tensor": Space(  # the first pass
-        {"PROGRAMS": [1024, 2048, 4096], "ROWS": [2, 4, 8], "num_warps": [2, 4]}, chooser="column_tile"
+        {"TILES": [8, 16, 32, 64], "ROWS": [4, 8, 16], "num_warps": [1, 2, 4]}, chooser="column_tile"
     ),
     "qk_norm_rope": Space(HEADS),
     "qk_norm_rope_quantize": Space(HEADS, home="qk_norm_rope"),

@@ -60,8 +60,8 @@ def store_rows(row_ptr, parts, there, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
 def tile(width: int, length: int) -> dict[str, int]:
     """Rows of one program, columns of one part, and warps, with four elements of a part for each thread.
 
-    Threads enough that one holds 36 elements at most: then a processor has room for several programs. The same on every
-    family: nothing but memory bounds the work.
+    Threads enough that one holds 36 elements at most, up to 36,864 columns: then a processor has room for several
+    programs. The same on every family: nothing but memory bounds the work.
     """
     whole = triton.next_power_of_2(width)
     rows = max(1, min(LARGEST // whole, triton.next_power_of_2(length)))

@@ -9,14 +9,13 @@
 //
 // Lane l of a warp is g = l / 4, t = l % 4. It has rows g, g + 8, g + 16 and g + 24 of the tile, and of each row's 16
 // logits those of keys 4 t to 4 t + 3: keys are dealt to the columns of the matrix unit so that each lane stores
-// contiguous bytes. Queries do not come from memory that way: four lanes a row would ask for half a line at a time, which
-// keeps an H200 at 3.5 TB/s where whole lines of 128 bytes, eight lanes each, reach 3.9. They pass through a corner of
+// contiguous bytes. Queries do not come from memory that way: four lanes a row would ask for half a line at a time, and
+// an H200 reads a tenth slower then. They come as whole lines of 128 bytes, eight lanes each, and pass through a corner of
 // shared memory.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cstdint>
 
 #include "audio_face_attention/queries.h"
@@ -143,7 +142,7 @@ constexpr int kHeadKeys = kHeadDim / (2 * kStep) * 2 * 32;  // pieces of 16 byte
 
 // Keys times the weight of the norm, rounded as the model rounds queries times that weight. A thread for each piece.
 template <typename T, int kHeadDim>
-__global__ void weigh_keys_kernel(const __grid_constant__ AudioFaceQueries call) {
+__global__ void fold_weight_kernel(const __grid_constant__ AudioFaceQueries call) {
   const int64_t piece = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   int64_t at = piece / kHeadKeys<kHeadDim>;
   if (at >= call.speakers * call.batch * call.frames * call.heads) return;
@@ -165,10 +164,10 @@ __global__ void weigh_keys_kernel(const __grid_constant__ AudioFaceQueries call)
 }
 
 template <typename T, int kHeadDim>
-cudaError_t weigh_keys(const AudioFaceQueries& call, cudaStream_t stream) {
+cudaError_t fold_weight(const AudioFaceQueries& call, cudaStream_t stream) {
   constexpr int kThreads = 256;
   const int64_t pieces = call.speakers * call.batch * call.frames * call.heads * kHeadKeys<kHeadDim>;
-  weigh_keys_kernel<T, kHeadDim>
+  fold_weight_kernel<T, kHeadDim>
       <<<static_cast<unsigned>((pieces + kThreads - 1) / kThreads), kThreads, 0, stream>>>(call);
   return cudaGetLastError();
 }
@@ -206,7 +205,7 @@ struct Corner {
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const Tile& tile, float4* slots,
                                             float (&squares)[kLaneRows]) {
-  constexpr int kLines = kHeadDim / kLine, kLoads = kTileRows / 4, kLineKeys = kLine / (2 * kStep) * 2 * 32;
+  constexpr int kLines = kHeadDim / kLine, kLoads = kTileRows / 4;
   const Corner corner(call, tile, slots);
   const int speakers = static_cast<int>(call.speakers), stride = static_cast<int>(call.q_strides[1]);
   const int row = min(corner.row, tile.rows(call) - 1), below = tile.rows(call) - 1 - row;
@@ -230,7 +229,7 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
     for (int line = 0; line < kLines; ++line) {
       uint4 k[2][2];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) k[i / 2][i % 2] = cached16(keys + line * kLineKeys + 32 * i);
+      for (int i = 0; i < 4; ++i) k[i / 2][i % 2] = cached16(keys + line * kHeadKeys<kLine> + 32 * i);
       __syncwarp();  // asked for before the queries are waited for
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
@@ -377,7 +376,7 @@ cudaError_t run(void (*kernel)(Call), const Launch& launch, const Call& call, co
   constexpr int kUnasked = 40 * 1024;  // of 48 KiB; the squares take one
   cudaError_t status = cudaSuccess;
   if (bytes > kUnasked) status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (status == cudaSuccess) status = weigh_keys<T, kHeadDim>(queries, stream);
+  if (status == cudaSuccess) status = fold_weight<T, kHeadDim>(queries, stream);
   if (status != cudaSuccess) return status;
   kernel<<<launch.grid, launch.threads, bytes, stream>>>(call);
   return cudaGetLastError();

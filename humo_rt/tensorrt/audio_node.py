@@ -18,7 +18,7 @@ from humo_rt.model.dit import HumoDiT
 
 NAME = "audio_face_attention"
 DOMAIN = "humo_rt"
-VERSION = 1
+VERSION = 2  # an engine made for another finds no plugin: it would bring no workspace
 EPSILON = "eps"
 
 
@@ -35,7 +35,7 @@ class AudioAttentionNode(nn.Module):
         heard_BQD = torch.onnx.ops.symbolic(
             f"{DOMAIN}::{NAME}",
             inputs,
-            {EPSILON: self.norm_q.eps},
+            {EPSILON: self.norm_q.eps, "plugin_version": str(VERSION)},  # TensorRT's parser looks for 1 otherwise
             dtype=q_BQD.dtype,
             shape=q_BQD.shape,
             version=VERSION,

@@ -15,6 +15,13 @@ DTYPES = {
 }
 
 
+def workspace_of(k_PBTHSK: Tensor) -> Tensor | None:
+    """Memory for what the kernels for the matrix unit make of the keys; those of other dtypes want none."""
+    if k_PBTHSK.dtype != torch.bfloat16:
+        return None
+    return torch.empty(workspace_size(k_PBTHSK.shape), dtype=k_PBTHSK.dtype, device=k_PBTHSK.device)
+
+
 def run(
     q_BLD: Tensor,
     norm_weight_D: Tensor,
@@ -29,7 +36,7 @@ def run(
     face = None if face_weight_PBL is None else face_weight_PBL.contiguous()
     speakers, batch, frames, heads, keys, head_dim = k.shape
     out_BLD = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    workspace = torch.empty(workspace_size(k.shape), dtype=q.dtype, device=q.device)
+    workspace = workspace_of(k)
     with torch.cuda.device_of(out_BLD):
         _C.audio_face_attention(
             out=out_BLD.data_ptr(),
@@ -38,7 +45,7 @@ def run(
             k=k.data_ptr(),
             v=v.data_ptr(),
             face=0 if face is None else face.data_ptr(),
-            workspace=workspace.data_ptr(),
+            workspace=0 if workspace is None else workspace.data_ptr(),
             dtype=DTYPES[q.dtype],
             sizes=(speakers, batch, frames, q.shape[1] // frames, heads, keys, head_dim),
             q_strides=q.stride()[:2],

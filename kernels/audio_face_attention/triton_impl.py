@@ -100,8 +100,12 @@ def _kernel(
         tl.store(out, total.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-def blocks(tokens: int, width: int, keys: int, head_dim: int) -> dict[str, int]:
-    """Sizes of the tiles: a tile of queries is read twice, so it has to stay small enough for the cache."""
+def blocks(tokens: int, width: int, keys: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
+    """Sizes of the tiles: a tile of queries is read twice, so it has to stay small enough for the cache.
+
+    In float32 the keys and values of the next head wait their turn: with those of three speakers or of 37 keys they do
+    not fit the shared memory of a GeForce card twice.
+    """
     rows = 16 if tokens <= 16 or width > 2048 else 32
     return {
         "BLOCK_M": rows,
@@ -109,6 +113,7 @@ def blocks(tokens: int, width: int, keys: int, head_dim: int) -> dict[str, int]:
         "BLOCK_K": max(16, triton.next_power_of_2(head_dim)),
         "BLOCK_D": min(256, triton.next_power_of_2(width)),
         "num_warps": 4,
+        "num_stages": 1 if dtype == torch.float32 else 3,
     }
 
 
@@ -132,7 +137,7 @@ def run(
     tokens = length // frames
     out_BLD = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     face = out_BLD if face_weight_PBL is None else face_weight_PBL.contiguous()
-    tiles = blocks(tokens, width, keys, head_dim)
+    tiles = blocks(tokens, width, keys, head_dim, q.dtype)
     with torch.cuda.device_of(out_BLD):
         _kernel[(frames * triton.cdiv(tokens, tiles["BLOCK_M"]), batch)](
             out_BLD, q, norm_weight_D.contiguous(), k, v, face,

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from humo_rt import _C
-from humo_rt.kernels.audio_face_attention import workspace_size
-from humo_rt.kernels.audio_face_attention.cuda_impl import DTYPES
+from humo_rt.kernels.audio_face_attention.cuda_impl import DTYPES, workspace_of
 
 
 def run(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL: Tensor | None, eps: float) -> Tensor:
@@ -17,7 +16,7 @@ def run(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL:
     face = None if face_weight_PBL is None else face_weight_PBL.contiguous()
     speakers, batch, frames, heads, keys, head_dim = k.shape
     out_BLX = torch.empty(*q.shape[:2], heads * speakers * keys, dtype=q.dtype, device=q.device)
-    workspace = torch.empty(workspace_size(k.shape), dtype=q.dtype, device=q.device)
+    workspace = workspace_of(k)
     with torch.cuda.device_of(out_BLX):
         _C.audio_face_probabilities(
             out=out_BLX.data_ptr(),
@@ -25,7 +24,7 @@ def run(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL:
             norm_weight=norm_weight_D.data_ptr(),
             k=k.data_ptr(),
             face=0 if face is None else face.data_ptr(),
-            workspace=workspace.data_ptr(),
+            workspace=0 if workspace is None else workspace.data_ptr(),
             dtype=DTYPES[q.dtype],
             sizes=(speakers, batch, frames, q.shape[1] // frames, heads, keys, head_dim),
             q_strides=q.stride()[:2],

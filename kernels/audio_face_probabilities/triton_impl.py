@@ -56,7 +56,7 @@ def run(q_BLD: Tensor, norm_weight_D: Tensor, k_PBTHSK: Tensor, face_weight_PBL:
     tokens = length // frames
     out_BLX = torch.empty(batch, length, heads * speakers * keys, dtype=q.dtype, device=q.device)
     face = out_BLX if face_weight_PBL is None else face_weight_PBL.contiguous()
-    tiles = blocks(tokens, width, keys, head_dim)
+    tiles = blocks(tokens, width, keys, head_dim, q.dtype)
     with torch.cuda.device_of(out_BLX):
         _kernel[(frames * triton.cdiv(tokens, tiles["BLOCK_M"]), batch)](
             out_BLX, q, norm_weight_D.contiguous(), k, face,

@@ -85,9 +85,10 @@ def _kernel(
 
 
 def tile(num_heads: int, width: int) -> dict[str, int]:
-    """Heads of one group, the power of two that holds a head, and warps: four elements of a group for each thread.
+    """Heads of one group, the power of two that holds a head, and warps: four elements of a group for each thread if a
+    head is not wider.
 
-    Enough warps that a thread has 24 elements of q at most, and as many of k.
+    Enough warps that a thread has 24 elements of q at most, and as many of k, up to 6144 channels.
     """
     block = triton.next_power_of_2(width)
     warps = min(8, max(1, triton.next_power_of_2(triton.cdiv(num_heads * block, 768))))

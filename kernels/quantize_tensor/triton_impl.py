@@ -105,7 +105,7 @@ def tile(width: int, length: int) -> dict[str, int]:
 def column_tile(width: int, length: int, batch: int) -> dict[str, int]:
     """Of 4096 elements, 64 for each thread, and how many of them below one another.
 
-    The rows of a tile lie in one thread each: it has all their values of eight columns, and loads them at once.
+    With 512 columns of two bytes a thread has all rows of eight of them, which it loads at once and reduces alone.
     """
     block = min(512, triton.next_power_of_2(width))
     rows = min(4096 // block, triton.next_power_of_2(length))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
+import torch
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.float8 import FLOAT8
 from humo_rt.kernels.testing import Case, cases
 
 OPS = [op for op in registry.OPS if importlib.util.find_spec(f"humo_rt.kernels.{op}.triton_impl")]
@@ -33,4 +35,9 @@ def test_a_case_of_every_op_compiles(family: str, op: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("family", "op"), pairs(FAMILIES))
 def test_all_cases_of_every_op_compile(family: str, op: str) -> None:
-    assert kernels(op, family, cases(op)) > 0
+    chosen = [case for case in cases(op) if not ("Ampere" in family and has_float8(case))]
+    assert kernels(op, family, chosen) > 0
+
+
+def has_float8(case: Case) -> bool:
+    return any(getattr(each, "dtype", None) == FLOAT8 for each in case.make(torch.device("cpu")))

@@ -119,6 +119,7 @@ SHARED_KIB = {"H100": 228, "A100": 164, "RTX 4090": 100}  # of one processor
         ("H100", torch.bfloat16, 12, 4, 16, "cuda"),
         ("RTX 4090", torch.bfloat16, 12, 1, 16, "cuda"),
         ("RTX 4090", torch.bfloat16, 40, 1, 16, "triton"),
+        ("A100", torch.bfloat16, 40, 1, 16, "triton"),
         ("A100", torch.float16, 12, 1, 16, "triton"),
         ("A100", torch.bfloat16, 12, 1, 17, "triton"),
     ],

@@ -52,7 +52,7 @@ def test_each_block_has_one_node(exported):
 class ReferenceNode(OpRun):
     op_domain = DOMAIN
 
-    def _run(self, q, norm_weight, k, v, eps=None):
+    def _run(self, q, norm_weight, k, v, eps=None, plugin_version=None):
         tensors = (torch.tensor(array) for array in (q, norm_weight, k, v))
         return (reference(*tensors, None, eps).numpy(),)
 
