@@ -3,15 +3,16 @@
     python benchmarks/latency.py                                        # nano, on whatever is here
     python benchmarks/latency.py --preset humo-1.7b --steps 4 --branches batched sequential --baseline
 
-Prints a table, then one line of JSON; writes that and a chart of the stages as latency-<preset>.json and .png. Inputs
-are noise, never zeros; the published presets get random weights unless --weights names others. The first run of each
-variant warms up and is kept apart: the cold start. Then, before anything else is timed, the final latents of every
-variant are compared with the truth (``agreement``): an exact variant that errs more than the common rule of the kernels
-allows makes the exit code 1, when everything is printed; of a lossy one the error is reported. Medians are over the
-runs after it, in which the variants take turns and encode their inputs anew. One more run finds them encoded: the
-"second call". The attention and the matrix products of one branch, alone, take a turn among the variants: the floor, of
-each precision its own. Small branches may beat it together, as they fill the card better than one; what else beats it
-by far shared the machine with another process while the floor was measured, and the table says so.
+Prints the seconds of every run at once, at the end a table and one line of JSON; writes that and a chart of the stages
+as latency-<preset>.json and .png. Inputs are noise, never zeros; the published presets get random weights unless
+--weights names others. The first run of each variant warms up and is kept apart: the cold start. Then, before anything
+else is timed, the final latents of every variant are compared with the truth (``agreement``): an exact variant that
+errs more than the common rule of the kernels allows makes the exit code 1, when everything is printed; of a lossy one
+the error is reported. Medians are over the runs after it, in which the variants take turns and encode their inputs
+anew. One more run finds them encoded: the "second call". The attention and the matrix products of one branch, alone,
+take a turn among the variants: the floor, of each precision its own. Small branches may beat it together, as they fill
+the card better than one; what else beats it by far shared the machine with another process while the floor was
+measured, and the table says so.
 
 --baseline is the release's order of operations: one branch at a time, plain blocks launched one operation after the
 other, guidance and sampler in plain PyTorch, the VAE's plain decoder. It shares with the runtime what is kinder than
@@ -37,6 +38,7 @@ import torch
 from agreement import allowed_error, relative_error, with_more_digits
 from floor import measure_floor
 from latency_report import add_rates, branch_shape, median_floor, print_table, ratios, summary
+from own_process import announce
 from reporting import headline, report_of, save
 from stage_chart import save_stage_chart
 from torch import Tensor
@@ -176,15 +178,16 @@ def measure(
     floors: dict[str, list[dict[str, Any]]] = {floor_name(pipeline): [] for pipeline in pipelines.values()}
     for name, variant in variants.items():
         variant.pipeline.clear_caches()
-        first[name] = timed(variant, args)
+        first[name] = timed(f"{name}, first run", variant, args)
+    announce("comparing their latents")
     agreement = compare(variants, pipelines.get(EXACT), args)
     for _ in range(args.repeat):
         for name, variant in variants.items():
             variant.pipeline.clear_caches()
-            results[name].append(timed(variant, args))
+            results[name].append(timed(name, variant, args))
         for pipeline in pipelines.values():
             floors[floor_name(pipeline)].append(measure_branch(pipeline, next(iter(first.values())).settings))
-    again = {name: timed(variant, args) for name, variant in variants.items()}
+    again = {name: timed(f"{name}, second call", variant, args) for name, variant in variants.items()}
     numbers = {name: summary(first[name], results[name], again[name]) for name in variants}
     for name, variant in variants.items():
         numbers[name]["floor"] = floor_name(variant.pipeline)
@@ -238,10 +241,13 @@ def final_latents(variant: Variant, args: argparse.Namespace) -> Tensor:
     return kept[0][:, :, : (args.num_frames - 1) // TEMPORAL_STRIDE + 1]  # reference frames follow
 
 
-def timed(variant: Variant, args: argparse.Namespace) -> GenerationResult:
+def timed(name: str, variant: Variant, args: argparse.Namespace) -> GenerationResult:
+    """Says what it found at once: the report comes after minutes, and never if it is stopped before."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "video.mp4"
-        return generate(variant, args, num_inference_steps=args.steps, output=output, trace=True)
+        result = generate(variant, args, num_inference_steps=args.steps, output=output, trace=True)
+    announce(f"{name}: {result.timings['total']:.2f} s, {result.trace.step_p50:.3f} s a step")
+    return result
 
 
 def generate(variant: Variant, args: argparse.Namespace, **options: Any) -> GenerationResult:

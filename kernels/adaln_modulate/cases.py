@@ -38,7 +38,7 @@ def bytes_moved(x_BLD: Tensor, shift_B1D: Tensor, scale_B1D: Tensor, eps: float,
 
 
 def _stream_in(dtype: torch.dtype, device: torch.device) -> Inputs:
-    x_BLD, shift_B1D, scale_B1D, *rest = make_inputs((2, 63, 1000), dtype, device)
+    x_BLD, shift_B1D, scale_B1D, *rest = make_inputs((2, 7, 1000), dtype, device)
     return x_BLD.to(dtype), shift_B1D.to(dtype), scale_B1D.to(dtype), *rest
 
 
@@ -52,6 +52,6 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return x_BLD.transpose(1, 2), shift_B1D, scale_B1D, *rest
 
 
-SHAPES = [(1, 1, 64), (1, 1, 2), (3, 63, 256), (8, 5, 1000), (2, 100, 63), (1, 9, 1536), (1, 3, 5120)]
+SHAPES = [(1, 1, 64), (1, 1, 2), (3, 21, 256), (8, 3, 1000), (2, 100, 63), (1, 9, 1536), (1, 3, 5120)]
 SPECIAL = {"stream in": _stream_in, "strided": _strided, "transposed": _transposed}
 CASES = in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES)

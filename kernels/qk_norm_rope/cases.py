@@ -41,17 +41,17 @@ def bytes_moved(q_BLD: Tensor, k_BLD: Tensor, *rest: object) -> int:
 
 
 def _narrow_weights(dtype: torch.dtype, device: torch.device) -> Inputs:
-    q_BLD, k_BLD, weight_q_D, weight_k_D, *rest = make_inputs((3, 21, 4, 64), dtype, device)
+    q_BLD, k_BLD, weight_q_D, weight_k_D, *rest = make_inputs((3, 4, 4, 64), dtype, device)
     return q_BLD.contiguous(), k_BLD, weight_q_D.to(dtype), weight_k_D.to(dtype), *rest
 
 
 def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
-    q_BLD, k_BLD, *rest = make_inputs((3, 32, 2, 16), dtype, device)
+    q_BLD, k_BLD, *rest = make_inputs((1, 32, 2, 16), dtype, device)
     return q_BLD.transpose(1, 2), k_BLD.transpose(1, 2), *rest
 
 
 def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
-    q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, *rest = make_inputs((3, 20, 3, 64), dtype, device)
+    q_BLD, k_BLD, weight_q_D, weight_k_D, cos_LP, sin_LP, *rest = make_inputs((3, 6, 3, 64), dtype, device)
     return q_BLD[:, ::2], k_BLD[:, 1::2], weight_q_D, weight_k_D, cos_LP[::2], sin_LP[::2], *rest
 
 

@@ -59,9 +59,9 @@ def _centred(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.devi
     return given.to(FLOAT8), torch.tensor([0.01], device=device), centre_B1D
 
 
-SHAPES = [(64,), (1, 2), (3, 63, 256), (2, 100, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
+SHAPES = [(64,), (1, 2), (3, 21, 256), (2, 100, 63), (5, 1000), (9, 1536), (3, 5120), (2, 2, 3, 32)]
 SPECIAL = {"zeros and specks": _zeros_and_specks, "strided": _strided, "transposed": _transposed}
-CENTRED = {f"{shape} and a centre": partial(_centred, shape) for shape in [(3, 63, 256), (2, 5, 1000), (1, 9, 1536)]}
+CENTRED = {f"{shape} and a centre": partial(_centred, shape) for shape in [(3, 21, 256), (2, 5, 1000), (1, 9, 1536)]}
 CASES = [
     *in_each_dtype({str(shape): partial(make_inputs, shape) for shape in SHAPES} | SPECIAL, DTYPES),
     *in_each_dtype(CENTRED, [FLOAT8]),

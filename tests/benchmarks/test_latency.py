@@ -32,6 +32,7 @@ def test_the_whole_report(tmp_path) -> None:
     done = latency(tmp_path, "--steps", "2", "--repeat", "1", "--baseline")
     assert done.returncode == 0, done.stderr
     *table, line = done.stdout.splitlines()
+    assert next(row for row in table if row.startswith("... baseline")).startswith("... baseline, first run: ")
     report = json.loads((tmp_path / "latency-nano.json").read_text())
     assert json.loads(line) == report
     assert list(report["variants"]) == ["batched", "baseline"]
