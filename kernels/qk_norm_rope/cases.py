@@ -46,7 +46,7 @@ def _narrow_weights(dtype: torch.dtype, device: torch.device) -> Inputs:
 
 
 def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
-    q_BLD, k_BLD, *rest = make_inputs((1, 32, 2, 16), dtype, device)
+    q_BLD, k_BLD, *rest = make_inputs((1, 16, 2, 8), dtype, device)
     return q_BLD.transpose(1, 2), k_BLD.transpose(1, 2), *rest
 
 
@@ -57,8 +57,8 @@ def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
 
 SHAPES = [
     (1, 1, 1, 2),
-    (3, 5, 4, 64),
-    (8, 3, 3, 128),
+    (3, 2, 4, 64),
+    (8, 1, 3, 128),
     (2, 3, 5, 200),
     (1, 5, 12, 128),
     (1, 3, 40, 128),
