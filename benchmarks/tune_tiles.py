@@ -2,9 +2,9 @@
 
     python benchmarks/tune_tiles.py [--op gate_residual_norm] [--preset humo-1.7b]
 
-Every candidate replaces the function that chooses the tiles of its op and runs on a real workload, with a
-cold L2 as in bench_kernels. A candidate that does not compile is reported. Prints microseconds and the share of a
-copy's bandwidth, the fastest first, then the default.
+Every candidate replaces the function that chooses the tiles of its op and runs on a real workload, with a cold L2 as in
+bench_kernels. A candidate that does not compile is reported. Prints microseconds and the share of a copy's bandwidth,
+the fastest first, then the default.
 """
 
 from __future__ import annotations

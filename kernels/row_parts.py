@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LARGEST = 2048  # elements for each program, if a row has no more
+PROGRAM_ELEMENTS = 2048  # of one program, unless a row has more
 MOST_PARTS = 9
 
 
@@ -64,7 +64,7 @@ def tile(width: int, length: int) -> dict[str, int]:
     programs. The same on every family: nothing but memory bounds the work.
     """
     whole = triton.next_power_of_2(width)
-    rows = max(1, min(LARGEST // whole, triton.next_power_of_2(length)))
+    rows = max(1, min(PROGRAM_ELEMENTS // whole, triton.next_power_of_2(length)))
     block = min(whole, max(128, whole // 4), 1024)
     while MOST_PARTS * block < width and block < 4096:
         block *= 2

@@ -182,7 +182,7 @@ def test_quantize_tensor_centred_and_padded(backend):
     values, scale, centre = quantize_tensor(x, centred=True, padding=5)
     assert not values[:, -5:].view(torch.uint8).any()
     found = values[:, -1005:-5].float() * scale + centre
-    assert (found - x[:, -1000:].float()).abs().max() <= 448 / 16 * scale  # half a step of the largest e4m3
+    assert (found - x[:, -1000:].float()).abs().max() <= 448 / 16 * scale  # e4m3 errs by 1/16 at most
 
 
 @needs(9)
