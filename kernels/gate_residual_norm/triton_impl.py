@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from humo_rt.kernels.row_norm import layer_norm
-from humo_rt.kernels.row_parts import load_part, load_vector_part, store_part, store_rows, tile
+from humo_rt.kernels.row_parts import load_part, load_vector_part, store_rows, tile
 from humo_rt.kernels.row_quantize import store_quantized
 
 
@@ -39,9 +39,9 @@ def _kernel(
         if GATED:
             y *= load_vector_part(gate_ptr, start, WIDTH, BLOCK)
         part = (load_part(residual_ptr, there, start, WIDTH, BLOCK) + y).to(total_ptr.dtype.element_ty)
-        store_part(total_ptr, part, there, start, WIDTH, BLOCK)
         total += (part.to(tl.float32),)
 
+    store_rows(total_ptr, total, there, WIDTH, BLOCK)  # after all loads, which would wait for the stores before them
     shift_ptr += batch * shift_batch
     scale_ptr += batch * scale_batch
     normed = layer_norm(total, shift_ptr, scale_ptr, eps, MODULATED, WIDTH, BLOCK)
