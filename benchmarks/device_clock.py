@@ -1,34 +1,60 @@
 """How long the GPU works on something, by its own clock: without what the host takes to launch it.
 
 Work that is shorter than its launches would be measured by them; in a generation they go ahead of the work. So it is
-recorded as a CUDA graph, together with the marks before and after it and with what overwrites the L2 cache before
-every run: the launch of the graph itself is not in the times either. By this clock an empty kernel takes 3 us (H200).
+recorded as a CUDA graph, together with the marks before and after it and with what comes before every run: the launch
+of the graph itself is not in the times either. By this clock an empty kernel takes 3 us (H200).
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 WARM_UPS, RUNS = 10, 50
+CALLS, ROWS_OF_CALLS = 12, 10
 
 
 def microseconds(run: Callable[..., Any], inputs: tuple[object, ...] = (), *, runs: int = RUNS) -> list[float]:
-    """Times of single runs of ``run(*inputs)``, which may be recorded: it neither waits for the GPU nor asks it."""
+    """Times of single runs of ``run(*inputs)``, which may be recorded: it neither waits for the GPU nor asks it.
+
+    The L2 cache is overwritten before each. It is full then of lines that have to be written back, while of what the
+    run writes the last lines stay there.
+    """
     for _ in range(WARM_UPS):
         run(*inputs)
     flush = torch.empty(4 * torch.cuda.get_device_properties().L2_cache_size, dtype=torch.uint8, device="cuda")
+    return _replayed(flush.zero_, lambda: run(*inputs), runs)
+
+
+def microseconds_in_a_row(run: Callable[..., Any], each: Sequence[tuple[object, ...]]) -> list[float]:
+    """Times of one of several calls in a row, as often as rows of them were timed.
+
+    The calls go through the inputs in ``each`` in turn. All of them together should be much larger than the L2 cache:
+    then every call finds there what the one before left, and leaves as much to be written back.
+    """
+    for inputs in each:
+        run(*inputs)
+
+    def calls() -> None:
+        for number in range(CALLS):
+            run(*each[number % len(each)])
+
+    return [time / CALLS for time in _replayed(lambda: run(*each[-1]), calls, ROWS_OF_CALLS)]
+
+
+def _replayed(before: Callable[[], Any], work: Callable[[], Any], runs: int) -> list[float]:
+    """Times of ``work``, each after ``before``."""
     start, end = (torch.cuda.Event(enable_timing=True, external=True) for _ in range(2))
     torch.cuda.synchronize()
     gc.collect()  # what the collector frees while a graph is recorded may end it
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        flush.zero_()
+        before()
         start.record()
-        run(*inputs)
+        work()
         end.record()
 
     def replayed() -> float:

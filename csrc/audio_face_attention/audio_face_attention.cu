@@ -19,7 +19,7 @@ constexpr int kValueChunk = 64;  // channels of a head whose sums a warp holds f
 template <typename T>
 __device__ __forceinline__ void load_values(const T* v, const int (&offsets)[4], uint4 (&rows)[4]) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j) rows[j] = cached16(v + offsets[j]);
+  for (int j = 0; j < 4; ++j) rows[j] = load_common(v + offsets[j]);
 }
 
 __device__ __forceinline__ uint32_t word(const uint4& x, int i) {
@@ -65,9 +65,8 @@ __device__ __forceinline__ void store_rows(T* out, int64_t width, int inside, co
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kCornerRows / 4; ++i) {
-      // Streamed, so that results do not displace keys and values.
       if (4 * i < inside) {
-        __stcs(reinterpret_cast<uint4*>(out + 4 * i * width), corner.at(corner.row + 4 * i, corner.piece));
+        *reinterpret_cast<uint4*>(out + 4 * i * width) = corner.at(corner.row + 4 * i, corner.piece);
       }
     }
     out += kCornerRows * width;
@@ -78,8 +77,8 @@ __device__ __forceinline__ void store_rows(T* out, int64_t width, int inside, co
 // The probabilities of a slot take the place of its logits, in the order in which the matrix unit takes them.
 template <typename T>
 __device__ __forceinline__ void weigh_slot(const AudioFaceQueries& call, const Tile& tile, float4* slot,
-                                           int speaker, const float (&scales)[kLaneRows]) {
-  Logits p = read_probabilities(call, tile, slot, speaker, scales);
+                                           const float (&scales)[kLaneRows], const float (&face)[kLaneRows]) {
+  Logits p = read_probabilities(call, tile, slot, scales, face);
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
     const int i = 2 * m;
@@ -98,10 +97,13 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
   const int64_t width = call.heads * kHeadDim;
   if (!is_heard(call, tile)) {
     write_zeros<T>(call, tile, width);
+    wait_for_launching_kernel();  // or its workspace might be another's before it is done
     return;
   }
-  float squares[kLaneRows] = {}, scales[kLaneRows];
+  Squares squares[2];
   score_heads<T, kHeadDim>(call, tile, slots, squares);
+
+  float scales[kLaneRows];
   exchange_scales<kHeadDim>(call, tile, squares, scales);
 
   // A lane's 8 channels of keys 4 t to 4 t + 3.
@@ -114,33 +116,38 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
   int offsets[4];
 #pragma unroll
   for (int j = 0; j < 4; ++j) offsets[j] = offset_of(4 * tile.t + j, call, attention.v_strides[4]);
-  float4* slot = slot_of(slots, tile.warp * speakers, tile.lane);
+  uint4 rows[4];
+#pragma unroll 1
+  for (int speaker = 0; speaker < speakers; ++speaker) {
+    float face[kLaneRows];
+    read_face(call, tile, speaker, face);
+    if (speaker == 0) load_values(v, offsets, rows);  // behind the face weights, which are wanted first
+#pragma unroll 1
+    for (int head = tile.warp; head < call.heads; head += tile.warps) {
+      weigh_slot<T>(call, tile, slot_of(slots, head * speakers + speaker, tile.lane), scales, face);
+    }
+  }
 #pragma unroll 1
   for (int head = tile.warp; head < call.heads; head += tile.warps) {
-    uint4 rows[4];
-    load_values(v, offsets, rows);
-#pragma unroll 1
-    for (int speaker = 0; speaker < speakers; ++speaker) {
-      weigh_slot<T>(call, tile, slot_of(slot, speaker, 0), speaker, scales);
-    }
+    const float4* slot = slot_of(slots, head * speakers, tile.lane);
 #pragma unroll 1
     for (int chunk = 0; chunk < kHeadDim; chunk += kValueChunk) {
       float sum[2][8][4] = {};
       const T* next = v + chunk;
 #pragma unroll 1
       for (int speaker = 0; speaker < speakers; ++speaker) {
-        const float4* weights = slot_of(slot, speaker, 0);
-        const uint4 p[2] = {*reinterpret_cast<const uint4*>(weights), *reinterpret_cast<const uint4*>(weights + 32)};
+        const uint4 p[2] = {reinterpret_cast<const uint4*>(slot)[speaker * (kSlotBytes / sizeof(uint4))],
+                            reinterpret_cast<const uint4*>(slot)[speaker * (kSlotBytes / sizeof(uint4)) + 32]};
         add_values<T>(rows, p, sum);
-        // The values of the next speaker or channels take the place of these and come while sums are stored.
-        const bool last = speaker + 1 == speakers;
-        next = last ? v + chunk + kValueChunk : next + attention.v_strides[0];
-        if (!last || chunk + kValueChunk < kHeadDim) load_values(next, offsets, rows);
+        // The values of the next speaker, channels or head take the place of these and come while sums are stored.
+        const bool last = speaker + 1 == speakers, last_chunk = chunk + kValueChunk == kHeadDim;
+        next = !last ? next + attention.v_strides[0]
+                     : last_chunk ? v + tile.warps * attention.v_strides[3] : v + chunk + kValueChunk;
+        if (!last || !last_chunk || head + tile.warps < call.heads) load_values(next, offsets, rows);
       }
       store_rows(out + head * kHeadDim + chunk, width, tile.rows(call) - corner.row, corner, tile, sum);
     }
     v += tile.warps * attention.v_strides[3];
-    slot = slot_of(slot, tile.warps * speakers, 0);
   }
 }
 

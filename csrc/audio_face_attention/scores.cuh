@@ -5,7 +5,8 @@
 // scaled: no second read. They wait in shared memory, where each lane reads back what it wrote itself. The weight of the
 // norm is taken into the keys, of which there are fewer, by a kernel of its own that also lays them out as lanes read
 // them: a tile needs no arithmetic for its keys. Blocks are small, so that several share a processor and one waits for
-// memory while others compute.
+// memory while others compute: 16 warps a processor, as many as 128 registers allow. A few registers more and a block's
+// share of shared memory a few bytes larger cost a tenth and more, of which the log tells.
 //
 // Lane l of a warp is g = l / 4, t = l % 4. It has rows g, g + 8, g + 16 and g + 24 of the tile, and of each row's 16
 // logits those of keys 4 t to 4 t + 3: keys are dealt to the columns of the matrix unit so that each lane stores
@@ -19,6 +20,8 @@
 #include <cstdint>
 
 #include "audio_face_attention/queries.h"
+#include "common/cache.cuh"
+#include "common/dependent_launch.cuh"
 #include "common/mma.cuh"
 
 namespace humo_rt {
@@ -107,28 +110,31 @@ __device__ __forceinline__ void write_zeros(const AudioFaceQueries& call, const 
   }
 }
 
-// 16 bytes that are read once and must not displace keys and values from the cache.
-__device__ __forceinline__ uint4 stream16(const void* address) {
-  uint4 x;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-               : "l"(address));
-  return x;
-}
-
-__device__ __forceinline__ uint4 cached16(const void* address) { return __ldg(static_cast<const uint4*>(address)); }
-
 template <typename T>
 __device__ __forceinline__ uint32_t times(uint32_t pair, float weight0, float weight1) {
   const float2 x = Half2<T>::unpack(pair);
   return Half2<T>::pack(x.x * weight0, x.y * weight1);
 }
 
-template <typename T>
-__device__ __forceinline__ float add_squares(uint32_t pair, float sum) {
-  const float2 x = Half2<T>::unpack(pair);
-  return fmaf(x.x, x.x, fmaf(x.y, x.y, sum));
-}
+// A lane's sums of squares of rows g and g + 8 of 16 rows, in those lanes that have the diagonal of the rows' product with
+// themselves. That costs less than to unpack them: what a lane holds of A it holds of B, too. Off the diagonal the sums
+// mean nothing.
+struct Squares {
+  float upper[4] = {}, lower[4] = {};
+
+  template <typename T>
+  __device__ __forceinline__ void add(const uint32_t (&a)[4]) {
+    Half2<T>::mma8(upper, a[0], a[1], a[0]);
+    Half2<T>::mma8(lower, a[0], a[1], a[1]);
+    Half2<T>::mma8(upper, a[2], a[3], a[2]);
+    Half2<T>::mma8(lower, a[2], a[3], a[3]);
+  }
+  static __device__ __forceinline__ bool on_diagonal(const Tile& tile) { return tile.t == tile.g / 2; }
+  __device__ __forceinline__ float of(const Tile& tile, int i) const {
+    const int column = tile.g % 2;
+    return i == 0 ? (column ? upper[1] : upper[0]) : (column ? lower[3] : lower[2]);
+  }
+};
 
 // Where key `key` of a head lies, or the last one: what comes of those behind it weighs nothing.
 __device__ __forceinline__ int offset_of(int key, const AudioFaceQueries& call, int64_t key_stride) {
@@ -143,6 +149,7 @@ constexpr int kHeadKeys = kHeadDim / (2 * kStep) * 2 * 32;  // pieces of 16 byte
 // Keys times the weight of the norm, rounded as the model rounds queries times that weight. A thread for each piece.
 template <typename T, int kHeadDim>
 __global__ void fold_weight_kernel(const __grid_constant__ AudioFaceQueries call) {
+  let_dependent_kernel_start();
   const int64_t piece = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   int64_t at = piece / kHeadKeys<kHeadDim>;
   if (at >= call.speakers * call.batch * call.frames * call.heads) return;
@@ -188,7 +195,9 @@ struct Corner {
              tile.warp * (kCornerBytes / sizeof(uint4));
     row = tile.lane / 8, piece = tile.lane % 8;
   }
-  __device__ __forceinline__ uint4& at(int row, int piece) const { return pieces[8 * row + (piece ^ row % 8)]; }
+  __device__ __forceinline__ uint4& at(int row, int piece) const {
+    return pieces[8 * row + (piece ^ (row % 2 * 4 + row / 2 % 4))];
+  }
 
   // What the matrix unit takes of its 16 rows and 16 channels, `step` steps on.
   __device__ __forceinline__ void read(const Tile& tile, int step, uint32_t (&a)[4]) const {
@@ -204,7 +213,7 @@ struct Corner {
 // once for each speaker: those after the first find the queries in the cache.
 template <typename T, int kHeadDim>
 __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const Tile& tile, float4* slots,
-                                            float (&squares)[kLaneRows]) {
+                                            Squares (&squares)[2]) {
   constexpr int kLines = kHeadDim / kLine, kLoads = kTileRows / 4;
   const Corner corner(call, tile, slots);
   const int speakers = static_cast<int>(call.speakers), stride = static_cast<int>(call.q_strides[1]);
@@ -212,24 +221,27 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
   const T* q = static_cast<const T*>(call.q) + tile.batch * call.q_strides[0] +
                (tile.start(call) + row) * call.q_strides[1] + tile.warp * kHeadDim + 8 * corner.piece;
   const int64_t speaker_keys = call.batch * call.frames * call.heads * kHeadKeys<kHeadDim>;
-  const uint4* keys = static_cast<const uint4*>(call.workspace) + tile.lane +
+  const uint4* keys = written_by_launching_kernel(static_cast<const uint4*>(call.workspace)) + tile.lane +
                       ((tile.batch * call.frames + tile.frame) * call.heads + tile.warp) * kHeadKeys<kHeadDim>;
   int head = tile.warp, speaker = 0;
   float4* slot = slot_of(slots, head * speakers, tile.lane);
 #pragma unroll 1
   while (head < call.heads) {
     uint4 x[kLines][kLoads];
+    const T* from = q;
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
 #pragma unroll
-      for (int line = 0; line < kLines; ++line) x[line][i] = stream16(q + min(4 * i, below) * stride + line * kLine);
+      for (int line = 0; line < kLines; ++line) x[line][i] = load_once(from + line * kLine);
+      from += 4 * i + 4 <= below ? 4 * stride : 0;
+      asm volatile("" : "+l"(from));  // else there would be an address in registers for every row
     }
     Logits logits = {};
 #pragma unroll
     for (int line = 0; line < kLines; ++line) {
       uint4 k[2][2];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) k[i / 2][i % 2] = cached16(keys + line * kHeadKeys<kLine> + 32 * i);
+      for (int i = 0; i < 4; ++i) k[i / 2][i % 2] = load_common(keys + line * kHeadKeys<kLine> + 32 * i);
       __syncwarp();  // asked for before the queries are waited for
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
@@ -246,8 +258,7 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
             const uint4& words = k[step / 2][n];
             Half2<T>::mma(logits.sum[m][n], a, step % 2 ? words.z : words.x, step % 2 ? words.w : words.y);
           }
-#pragma unroll
-          for (int i = 0; i < 4; ++i) squares[2 * m + i % 2] = add_squares<T>(a[i], squares[2 * m + i % 2]);
+          squares[m].template add<T>(a);
         }
       }
     }
@@ -271,14 +282,14 @@ __device__ __forceinline__ void score_heads(const AudioFaceQueries& call, const 
 // the block.
 template <int kHeadDim>
 __device__ __forceinline__ void exchange_scales(const AudioFaceQueries& call, const Tile& tile,
-                                                float (&squares)[kLaneRows], float (&scales)[kLaneRows]) {
+                                                const Squares (&squares)[2], float (&scales)[kLaneRows]) {
   __shared__ float shared_squares[kMostWarps][kTileRows];
   constexpr float kLog2E = 1.4426950408889634f;
+  if (Squares::on_diagonal(tile)) {
 #pragma unroll
-  for (int i = 0; i < kLaneRows; ++i) {
-    squares[i] += __shfl_xor_sync(kAllLanes, squares[i], 1);
-    squares[i] += __shfl_xor_sync(kAllLanes, squares[i], 2);
-    if (tile.t == 0) shared_squares[tile.warp][tile.g + 8 * i] = squares[i];
+    for (int i = 0; i < kLaneRows; ++i) {
+      shared_squares[tile.warp][tile.g + 8 * i] = squares[i / 2].of(tile, i % 2);
+    }
   }
   __syncthreads();
   const float inverse_count = 1.0f / static_cast<float>(call.speakers * call.heads * kHeadDim);
@@ -293,9 +304,15 @@ __device__ __forceinline__ void exchange_scales(const AudioFaceQueries& call, co
   }
 }
 
+// Without the care of exp2f for results below 2^-126, which are nothing beside a largest of 1.
+__device__ __forceinline__ float exp2_of(float x) {
+  asm("ex2.approx.ftz.f32 %0, %0;" : "+f"(x));
+  return x;
+}
+
 // Reads the logits of a slot and makes them probabilities, times the face weight of each row.
-__device__ __forceinline__ Logits read_probabilities(const AudioFaceQueries& call, const Tile& tile, float4* slot,
-                                                     int speaker, const float (&scales)[kLaneRows]) {
+__device__ __forceinline__ Logits read_probabilities(const AudioFaceQueries& call, const Tile& tile, const float4* slot,
+                                                     const float (&scales)[kLaneRows], const float (&face)[kLaneRows]) {
   Logits logits;
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
@@ -303,15 +320,16 @@ __device__ __forceinline__ Logits read_probabilities(const AudioFaceQueries& cal
     float(&sum)[4] = logits.sum[j / 2][j % 2];
     sum[0] = part.x, sum[1] = part.y, sum[2] = part.z, sum[3] = part.w;
   }
-  float face[kLaneRows];
-  read_face(call, tile, speaker, face);
+  float none[4];  // what keeps keys that are not there out
+#pragma unroll
+  for (int j = 0; j < 4; ++j) none[j] = 4 * tile.t + j < call.keys ? 0.0f : -INFINITY;
 #pragma unroll
   for (int i = 0; i < kLaneRows; ++i) {
     float peak = -INFINITY, sum = 0.0f;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float& x = logits.of(i, j);
-      x = 4 * tile.t + j < call.keys ? x * scales[i] : -INFINITY;
+      x = fmaf(x, scales[i], none[j]);
       peak = fmaxf(peak, x);
     }
     peak = fmaxf(peak, __shfl_xor_sync(kAllLanes, peak, 1));
@@ -319,7 +337,7 @@ __device__ __forceinline__ Logits read_probabilities(const AudioFaceQueries& cal
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float& x = logits.of(i, j);
-      x = exp2f(x - peak);
+      x = exp2_of(x - peak);
       sum += x;
     }
     sum += __shfl_xor_sync(kAllLanes, sum, 1);
@@ -378,8 +396,7 @@ cudaError_t run(void (*kernel)(Call), const Launch& launch, const Call& call, co
   if (bytes > kUnasked) status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (status == cudaSuccess) status = fold_weight<T, kHeadDim>(queries, stream);
   if (status != cudaSuccess) return status;
-  kernel<<<launch.grid, launch.threads, bytes, stream>>>(call);
-  return cudaGetLastError();
+  return launch_dependent(kernel, launch.grid, launch.threads, bytes, stream, call);
 }
 
 }  // namespace humo_rt

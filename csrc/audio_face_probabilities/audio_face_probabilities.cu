@@ -33,31 +33,31 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
   const Tile tile(call);
   if (!is_heard(call, tile)) {
     write_zeros<T>(call, tile, call.heads * call.speakers * call.keys);
+    wait_for_launching_kernel();  // or its workspace might be another's before it is done
     return;
   }
-  float squares[kLaneRows] = {}, scales[kLaneRows];
+  Squares squares[2];
   score_heads<T, kHeadDim>(call, tile, slots, squares);
+  float scales[kLaneRows];
   exchange_scales<kHeadDim>(call, tile, squares, scales);
 
   const int keys = static_cast<int>(call.keys), speakers = static_cast<int>(call.speakers);
   const int64_t width = call.heads * speakers * keys;
-  T* out = static_cast<T*>(call.out) + (tile.row(call) + tile.g) * width + tile.warp * speakers * keys;
-  float4* slot = slot_of(slots, tile.warp * speakers, tile.lane);
+  T* out = static_cast<T*>(call.out) + (tile.row(call) + tile.g) * width;
 #pragma unroll 1
-  for (int head = tile.warp; head < call.heads; head += tile.warps) {
+  for (int speaker = 0; speaker < speakers; ++speaker) {
+    float face[kLaneRows];
+    read_face(call, tile, speaker, face);
 #pragma unroll 1
-    for (int speaker = 0; speaker < speakers; ++speaker) {
-      Logits p = read_probabilities(call, tile, slot, speaker, scales);
+    for (int head = tile.warp; head < call.heads; head += tile.warps) {
+      const int slot = head * speakers + speaker;
+      Logits p = read_probabilities(call, tile, slot_of(slots, slot, tile.lane), scales, face);
 #pragma unroll
       for (int i = 0; i < kLaneRows; ++i) {
         if (tile.g + 8 * i >= tile.rows(call)) continue;
-        store_keys(out + 8 * i * width, keys, tile.t, p.of(i, 0), p.of(i, 1), p.of(i, 2), p.of(i, 3));
+        store_keys(out + 8 * i * width + slot * keys, keys, tile.t, p.of(i, 0), p.of(i, 1), p.of(i, 2), p.of(i, 3));
       }
-      out += keys;
-      slot = slot_of(slot, 1, 0);
     }
-    out += (tile.warps - 1) * speakers * keys;
-    slot = slot_of(slot, (tile.warps - 1) * speakers, 0);
   }
 }
 

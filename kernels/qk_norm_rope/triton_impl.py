@@ -49,11 +49,13 @@ def _store_rotated(
     out_ptr, heads, weight_ptr, factor, cos, sin,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    turned = ()
     for first in tl.static_range(0, HEADS, GROUP):
         weight = _loaded(weight_ptr, first, HEADS, WIDTH, GROUP, BLOCK).to(tl.float32)
-        turned = _rotated(heads[first // GROUP].to(tl.float32) * factor * weight, cos, sin, GROUP, BLOCK)
+        turned += (_rotated(heads[first // GROUP].to(tl.float32) * factor * weight, cos, sin, GROUP, BLOCK),)
+    for first in tl.static_range(0, HEADS, GROUP):  # after all loads, which would wait for the stores before them
         at, inside = _place(first, HEADS, WIDTH, GROUP, BLOCK)
-        tl.store(out_ptr + at, turned.to(out_ptr.dtype.element_ty), mask=inside)
+        tl.store(out_ptr + at, turned[first // GROUP].to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit

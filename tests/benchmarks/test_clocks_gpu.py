@@ -27,6 +27,20 @@ def test_a_longer_copy_takes_longer_and_nothing_takes_next_to_nothing(benchmark_
     assert statistics.median(microseconds(lambda: None, runs=7)) < 20
 
 
+def test_a_call_in_a_row_takes_no_longer_than_a_single_one(benchmark_module) -> None:
+    clock = benchmark_module("device_clock")
+    tensors = [torch.randint(2**31 - 1, (2**26,), dtype=torch.int32, device="cuda") for _ in range(4)]
+    pairs = [(tensors[0], tensors[1]), (tensors[2], tensors[3])]
+
+    def inverted(source: torch.Tensor, target: torch.Tensor) -> None:
+        torch.bitwise_not(source, out=target)
+
+    times = clock.microseconds_in_a_row(inverted, pairs)
+    assert len(times) == clock.ROWS_OF_CALLS
+    single = statistics.median(clock.microseconds(inverted, pairs[0], runs=7))
+    assert 0.7 < statistics.median(times) / single < 1.1
+
+
 def test_the_floor_of_a_model_is_recorded(benchmark_module) -> None:
     measure = benchmark_module("floor").measure_floor
     config, device = preset("nano").dit, torch.device("cuda")
