@@ -6,7 +6,7 @@
 linear layers of the same shapes alone, measured in the same run, times the branches. Random weights and inputs; keys
 and values of text and audio are projected before, as in a generation. Every variant's velocities are compared with the
 eager ones before it is timed; the variants then take turns. One that fails is reported and does not stop the others.
-Prints a table, then one line of JSON.
+Prints every run at once, a table at the end, then one line of JSON.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from floor import measure_floor, milliseconds
+from own_process import announce
 from reporting import hand_over, headline, report_of
 from torch import Tensor
 
@@ -165,6 +166,7 @@ def measure_variants(
                         row |= {"relative_error": error.item(), "first_call_seconds": time.perf_counter() - begin}
                     else:
                         times[name].append(milliseconds(run.velocities, noise.device))
+                        announce(f"{name}: {times[name][-1]:.1f} ms")
                         row["peak_gib"] = run.peak_gib()
             except Exception as error:  # noqa: BLE001  one that does not run must not hide the others
                 row["failed"] = f"{type(error).__name__}: {error}"
