@@ -5,7 +5,7 @@
 Needs an NVIDIA GPU. Every op runs in a process of its own: one that crashes or hangs is reported with what it measured
 before, and stops no other. The processes prepare side by side, which is where the minutes go: each kernel passes the
 op's own cases, each library's call those of a small workload, and what has to be compiled is. Then they are timed one
-after the other, as recorded graphs, so that launches do not count. The L2 cache is overwritten before every run.
+after the other, as recorded graphs, so that launches do not count. The L2 cache is overwritten before single runs.
 
 "reference" is plain PyTorch, "compiled" is torch.compile of it, "library" the best calls that a library has for the op
 (``library_calls``), each with a row of its own. GB/s are the bytes that the op has to move over its time. Percent of
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
-from device_clock import RUNS, microseconds, microseconds_in_a_row
+from device_clock import CALLS, RUNS, microseconds, microseconds_in_a_row
 from kernel_record import UNFINISHED, Record
 from kernel_table import print_rows, print_summary
 from library_calls import LIBRARY_CALLS, Call
@@ -52,7 +52,7 @@ CASES = "its cases"
 OTHER_RUNS = 15  # of what is no kernel of ours: some of it takes a hundred times as long
 COMPILING = 60  # seconds that the compiler has for an op
 POLL = 0.1  # seconds
-MOST_OTHERS = 16  # inputs: those of nano in a row are found in the cache in part
+COPIED = 2**31  # bytes of the copy that others are measured by
 AT_ONCE = 4  # processes that hold inputs of full size while they prepare
 # Where a library's call is checked: in float64 the larger workloads do not fit.
 SMALL_WORKLOADS = {"rms_silu": "120x208 384 channels", "causal_conv": "60x104 384-384"}
@@ -146,7 +146,7 @@ def bench(op: str, backends: list[str], record: Record) -> None:
     ready = [each for each in ready if each.backend == registry.REFERENCE or warmed(op, each, record)]
     torch.cuda.empty_cache()
     wait_for_turn(mark_of(record.path))
-    peak, copy = peak_bytes_per_second(), copy_bytes_per_second(2**32)
+    peak, copy = peak_bytes_per_second(), copy_bytes_per_second()
     for backend, run, given, facts in ready:
         for workload, shape in cases.WORKLOADS.items():
             with record.row(op, backend, workload) as row:
@@ -161,14 +161,18 @@ def bench(op: str, backends: list[str], record: Record) -> None:
                 row |= {"peak_gb_per_second": peak / 1e9, "copy_gb_per_second": copy / 1e9}
                 if backend in registry.BACKENDS:
                     others = [cases.make_inputs(shape, torch.bfloat16, CUDA) for _ in range(others_of(moved))]
-                    row["in_a_row"] = statistics.median(microseconds_in_a_row(run, [inputs, *others]))
+                    each = [given(*one) for one in (inputs, *others)]
+                    row["in_a_row"] = statistics.median(microseconds_in_a_row(run, each))
                     row["percent_of_copy_in_a_row"] = 100 * moved / (row["in_a_row"] * 1e-6) / copy
 
 
 def others_of(moved: int) -> int:
-    """How many other inputs make calls in a row move much more than the L2 cache holds; two that keys are not found."""
+    """How many other inputs make calls in a row move much more than the L2 cache holds, and no call find its own there.
+
+    Small ones would need more than there are calls in a row: they are found in part.
+    """
     enough = 8 * torch.cuda.get_device_properties(CUDA).L2_cache_size // moved
-    return max(2, min(MOST_OTHERS, enough))
+    return max(2, min(CALLS - 1, enough))
 
 
 def prepared(op: str, backend: str, record: Record) -> Iterator[Ready]:
@@ -279,12 +283,12 @@ def runnable(op: str, backend: str) -> Callable[..., Any]:
     return run
 
 
-def copy_bytes_per_second(moved: int) -> float:
-    """What a copy within the device's memory reaches that reads half of so many bytes and writes the other half.
+def copy_bytes_per_second() -> float:
+    """What a copy within the device's memory moves, reads and writes together.
 
     The faster of two kernels: PyTorch's copy, once recorded, is slower than some ops are.
     """
-    source = torch.ones(max(1, moved // 8), dtype=torch.int32, device=CUDA)
+    source = torch.ones(COPIED // 4, dtype=torch.int32, device=CUDA)
     target = torch.empty_like(source)
     kernels = partial(target.copy_, source), partial(torch.bitwise_not, source, out=target)
     return 2 * source.nbytes / (min(statistics.median(microseconds(kernel)) for kernel in kernels) * 1e-6)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 WARM_UPS, RUNS = 10, 50
-CALLS, ROWS_OF_CALLS = 12, 10
+CALLS, ROWS_OF_CALLS = 12, 10  # in a row; rows
 
 
 def microseconds(run: Callable[..., Any], inputs: tuple[object, ...] = (), *, runs: int = RUNS) -> list[float]:
@@ -30,19 +30,34 @@ def microseconds(run: Callable[..., Any], inputs: tuple[object, ...] = (), *, ru
 
 
 def microseconds_in_a_row(run: Callable[..., Any], each: Sequence[tuple[object, ...]]) -> list[float]:
-    """Times of one of several calls in a row, as often as rows of them were timed.
+    """How long a call takes on average within a row of ``CALLS``, for each of ``ROWS_OF_CALLS`` rows.
 
     The calls go through the inputs in ``each`` in turn. All of them together should be much larger than the L2 cache:
     then every call finds there what the one before left, and leaves as much to be written back.
     """
     for inputs in each:
         run(*inputs)
+    turns = Turns(run, each)
 
     def calls() -> None:
-        for number in range(CALLS):
-            run(*each[number % len(each)])
+        for _ in range(CALLS):
+            turns()
 
-    return [time / CALLS for time in _replayed(lambda: run(*each[-1]), calls, ROWS_OF_CALLS)]
+    return [time / CALLS for time in _replayed(turns, calls, ROWS_OF_CALLS)]
+
+
+class Turns:
+    """Calls of ``run``, each with the next inputs. A result lasts until its inputs' next turn: in the memory of the one
+    before, a result would overwrite that in the cache, and nothing would have to be written back."""
+
+    def __init__(self, run: Callable[..., Any], each: Sequence[tuple[object, ...]]) -> None:
+        self.run, self.each = run, each
+        self.results: list[Any] = [None] * len(each)
+        self.turn = 0
+
+    def __call__(self) -> None:
+        self.results[self.turn] = self.run(*self.each[self.turn])
+        self.turn = (self.turn + 1) % len(self.each)
 
 
 def _replayed(before: Callable[[], Any], work: Callable[[], Any], runs: int) -> list[float]:

@@ -69,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("tune_tiles needs an NVIDIA GPU: torch finds none here")
-    copy = copy_bytes_per_second(2**32)
+    copy = copy_bytes_per_second()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, copy {copy / 1e12:.2f} TB/s; {args.preset}")
     for op in args.op:
         tune(op, args.preset, copy)

@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
   const int64_t width = call.heads * kHeadDim;
   if (!is_heard(call, tile)) {
     write_zeros<T>(call, tile, width);
-    wait_for_launching_kernel();  // or its workspace might be another's before it is done
+    wait_for_launching_kernel();  // or the workspace might be given away while that one still writes to it
     return;
   }
   Squares squares[2];
@@ -129,15 +129,15 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
   }
 #pragma unroll 1
   for (int head = tile.warp; head < call.heads; head += tile.warps) {
-    const float4* slot = slot_of(slots, head * speakers, tile.lane);
+    const auto* slot = reinterpret_cast<const uint4*>(slot_of(slots, head * speakers, tile.lane));
 #pragma unroll 1
     for (int chunk = 0; chunk < kHeadDim; chunk += kValueChunk) {
       float sum[2][8][4] = {};
       const T* next = v + chunk;
 #pragma unroll 1
       for (int speaker = 0; speaker < speakers; ++speaker) {
-        const uint4 p[2] = {reinterpret_cast<const uint4*>(slot)[speaker * (kSlotBytes / sizeof(uint4))],
-                            reinterpret_cast<const uint4*>(slot)[speaker * (kSlotBytes / sizeof(uint4)) + 32]};
+        const uint4* weights = slot + speaker * (kSlotBytes / sizeof(uint4));
+        const uint4 p[2] = {weights[0], weights[32]};
         add_values<T>(rows, p, sum);
         // The values of the next speaker, channels or head take the place of these and come while sums are stored.
         const bool last = speaker + 1 == speakers, last_chunk = chunk + kValueChunk == kHeadDim;

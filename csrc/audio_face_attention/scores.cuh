@@ -5,8 +5,8 @@
 // scaled: no second read. They wait in shared memory, where each lane reads back what it wrote itself. The weight of the
 // norm is taken into the keys, of which there are fewer, by a kernel of its own that also lays them out as lanes read
 // them: a tile needs no arithmetic for its keys. Blocks are small, so that several share a processor and one waits for
-// memory while others compute: 16 warps a processor, as many as 128 registers allow. A few registers more and a block's
-// share of shared memory a few bytes larger cost a tenth and more, of which the log tells.
+// memory while others compute: 16 warps a processor, as many as 128 registers allow. A few registers more, or a few bytes
+// of shared memory more for a block, cost a tenth and more (benchmarks/LOG.md).
 //
 // Lane l of a warp is g = l / 4, t = l % 4. It has rows g, g + 8, g + 16 and g + 24 of the tile, and of each row's 16
 // logits those of keys 4 t to 4 t + 3: keys are dealt to the columns of the matrix unit so that each lane stores
@@ -117,8 +117,8 @@ __device__ __forceinline__ uint32_t times(uint32_t pair, float weight0, float we
 }
 
 // A lane's sums of squares of rows g and g + 8 of 16 rows, in those lanes that have the diagonal of the rows' product with
-// themselves. That costs less than to unpack them: what a lane holds of A it holds of B, too. Off the diagonal the sums
-// mean nothing.
+// themselves. That costs less than to unpack them: what a lane holds of A it holds of B, too. By eight columns, since for
+// sixteen the two registers of B would have to be neighbours. Off the diagonal the sums mean nothing.
 struct Squares {
   float upper[4] = {}, lower[4] = {};
 
@@ -184,8 +184,9 @@ __device__ __forceinline__ float4* slot_of(float4* slots, int slot, int lane) {
   return slots + slot * (kSlotBytes / sizeof(float4)) + lane;
 }
 
-// A warp's corner of shared memory, behind the slots: a line of 16 rows. Its pieces of 16 bytes are spread so that neither
-// the lanes of a line nor those of a column of the matrix unit meet in a bank.
+// A warp's corner of shared memory, behind the slots: a line of 16 rows. Its pieces of 16 bytes are spread so that no eight
+// lanes meet in a bank: neither those of a line, nor those of a column of the matrix unit, nor those that write four
+// pieces each of two neighbouring rows.
 struct Corner {
   uint4* pieces;
   int row, piece;  // of a lane's first piece in whole lines: eight lanes each, four rows at once
@@ -320,16 +321,16 @@ __device__ __forceinline__ Logits read_probabilities(const AudioFaceQueries& cal
     float(&sum)[4] = logits.sum[j / 2][j % 2];
     sum[0] = part.x, sum[1] = part.y, sum[2] = part.z, sum[3] = part.w;
   }
-  float none[4];  // what keeps keys that are not there out
+  float absent[4];  // what keeps keys that are not there out
 #pragma unroll
-  for (int j = 0; j < 4; ++j) none[j] = 4 * tile.t + j < call.keys ? 0.0f : -INFINITY;
+  for (int j = 0; j < 4; ++j) absent[j] = 4 * tile.t + j < call.keys ? 0.0f : -INFINITY;
 #pragma unroll
   for (int i = 0; i < kLaneRows; ++i) {
     float peak = -INFINITY, sum = 0.0f;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       float& x = logits.of(i, j);
-      x = fmaf(x, scales[i], none[j]);
+      x = fmaf(x, scales[i], absent[j]);
       peak = fmaxf(peak, x);
     }
     peak = fmaxf(peak, __shfl_xor_sync(kAllLanes, peak, 1));

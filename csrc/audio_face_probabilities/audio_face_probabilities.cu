@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(32 * kMostWarps, 2)
   const Tile tile(call);
   if (!is_heard(call, tile)) {
     write_zeros<T>(call, tile, call.heads * call.speakers * call.keys);
-    wait_for_launching_kernel();  // or its workspace might be another's before it is done
+    wait_for_launching_kernel();  // or the workspace might be given away while that one still writes to it
     return;
   }
   Squares squares[2];

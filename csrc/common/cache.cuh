@@ -25,7 +25,8 @@ __device__ __forceinline__ uint4 load_once(const void* address) {
   return x;
 }
 
-// Of what many blocks read. Not by the read-only path, so that a kernel may wait first for what another writes.
+// Of what many blocks read. Not by the read-only path, so that a kernel may wait first for what another writes; what
+// puts it behind the wait is its address, if that is what `written_by_launching_kernel` returned.
 __device__ __forceinline__ uint4 load_common(const void* address) {
 #if __CUDA_ARCH__ >= 900
   uint4 x;

@@ -1,5 +1,5 @@
 // A kernel that starts while the one before it in its stream still runs (from Hopper on), and itself waits for what that
-// one writes: its blocks are in place and ask for other memory before the last block of the other is done.
+// one writes: its blocks are in place, and have read what little the compiler leaves before the wait, when it is done.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -32,9 +32,8 @@ __device__ __forceinline__ const T* written_by_launching_kernel(const T* address
 template <typename Call>
 cudaError_t launch_dependent(void (*kernel)(Call), dim3 grid, int threads, int shared_bytes, cudaStream_t stream,
                              const Call& call) {
-  int device = 0, major = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaFuncAttributes code = {};
+  cudaError_t status = cudaFuncGetAttributes(&code, kernel);
   if (status != cudaSuccess) return status;
   cudaLaunchAttribute dependent = {};
   dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -45,8 +44,10 @@ cudaError_t launch_dependent(void (*kernel)(Call), dim3 grid, int threads, int s
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
   config.attrs = &dependent;
-  config.numAttrs = major >= 9 ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, call);
+  config.numAttrs = code.ptxVersion >= 90 ? 1 : 0;  // a newer card may run older code, which does not wait
+  status = cudaLaunchKernelEx(&config, kernel, call);
+  cudaGetLastError();  // or PyTorch would report it for whatever it does next
+  return status;
 }
 
 }  // namespace humo_rt

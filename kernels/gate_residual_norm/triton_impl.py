@@ -41,7 +41,8 @@ def _kernel(
         part = (load_part(residual_ptr, there, start, WIDTH, BLOCK) + y).to(total_ptr.dtype.element_ty)
         total += (part.to(tl.float32),)
 
-    store_rows(total_ptr, total, there, WIDTH, BLOCK)  # after all loads, which would wait for the stores before them
+    # After all parts are loaded: a load waits for the stores before it.
+    store_rows(total_ptr, total, there, WIDTH, BLOCK)
     shift_ptr += batch * shift_batch
     scale_ptr += batch * scale_batch
     normed = layer_norm(total, shift_ptr, scale_ptr, eps, MODULATED, WIDTH, BLOCK)

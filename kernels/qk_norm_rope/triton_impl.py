@@ -53,7 +53,8 @@ def _store_rotated(
     for first in tl.static_range(0, HEADS, GROUP):
         weight = _loaded(weight_ptr, first, HEADS, WIDTH, GROUP, BLOCK).to(tl.float32)
         turned += (_rotated(heads[first // GROUP].to(tl.float32) * factor * weight, cos, sin, GROUP, BLOCK),)
-    for first in tl.static_range(0, HEADS, GROUP):  # after all loads, which would wait for the stores before them
+    # After all weights are loaded: a load waits for the stores before it.
+    for first in tl.static_range(0, HEADS, GROUP):
         at, inside = _place(first, HEADS, WIDTH, GROUP, BLOCK)
         tl.store(out_ptr + at, turned[first // GROUP].to(out_ptr.dtype.element_ty), mask=inside)
 

@@ -27,7 +27,7 @@ def test_a_longer_copy_takes_longer_and_nothing_takes_next_to_nothing(benchmark_
     assert statistics.median(microseconds(lambda: None, runs=7)) < 20
 
 
-def test_a_call_in_a_row_takes_no_longer_than_a_single_one(benchmark_module) -> None:
+def test_a_call_in_a_row_takes_about_as_long_as_a_single_one(benchmark_module) -> None:
     clock = benchmark_module("device_clock")
     tensors = [torch.randint(2**31 - 1, (2**26,), dtype=torch.int32, device="cuda") for _ in range(4)]
     pairs = [(tensors[0], tensors[1]), (tensors[2], tensors[3])]
