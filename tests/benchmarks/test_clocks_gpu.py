@@ -1,4 +1,4 @@
-"""What times work on a GPU: single runs by recorded marks, and the floor of a model."""
+"""What times work on a GPU: single runs and calls in a row by recorded marks, and the floor of a model."""
 
 from __future__ import annotations
 
