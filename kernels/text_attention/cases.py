@@ -87,6 +87,8 @@ SHAPES = {
     "batch 8": Sizes(texts=tuple(range(8)), tokens=16, heads=2, head_dim=64),
     "40 heads": Sizes(texts=(60,), tokens=18, heads=40, head_dim=128),
 }
+# So many that the kernel for few keys takes them, at a length that is no multiple of its tiles.
+MANY_TOKENS = Sizes(texts=(60, 90), tokens=8193, heads=16, head_dim=16)
 LAYOUTS = {"strided": _strided, "transposed": _transposed, "no bias": _unbiased}
 
 

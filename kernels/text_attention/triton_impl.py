@@ -2,6 +2,9 @@
 
 The norm spans all heads, so it has to be known before the first of them attends: 4 bytes a token between the passes,
 against a copy of the normalised queries.
+
+The second pass is one of two kernels. With few keys a program holds all those of a head, and many tokens pass by them;
+with more, or with too few tokens for that, a program holds some tokens and goes through the keys in tiles.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from torch import Tensor
 LOG2_E = tl.constexpr(1.4426950408889634)
 # The interpreter multiplies the bit patterns of bfloat16 as integers: it gets the same values as float32.
 WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
+# Of the kernel that holds all keys: queries of a tile, tiles that a program goes through, and the queries (of all heads
+# and branches) from which on its programs fill a card.
+TILE, TILES, FEWEST_ROWS = 64, 8, 2**18
 
 
 @triton.jit
@@ -84,6 +90,44 @@ def _attention(
     tl.store(out, attended.to(out_ptr.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _attention_of_few(
+    out_ptr, q_ptr, scale_ptr, weight_ptr, k_ptr, v_ptr, bias_ptr,
+    length, heads, keys, softmax_scale,
+    q_b, q_l,
+    k_b, k_h, k_s,
+    v_b, v_h, v_s,
+    K: tl.constexpr, BIASED: tl.constexpr, TILES: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    head = (tl.program_id(0) % heads).to(tl.int64)
+    first = (tl.program_id(0) // heads).to(tl.int64) * (TILES * BLOCK_M)
+    b = tl.program_id(1).to(tl.int64)
+    channels, at = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_S)
+    there = (at < keys)[:, None] & (channels < K)[None, :]
+    k_ptr += b * k_b + head * k_h
+    v_ptr += b * v_b + head * v_h
+    k = tl.load(k_ptr + at[:, None] * k_s + channels[None, :], mask=there, other=0.0)
+    v = tl.load(v_ptr + at[:, None] * v_s + channels[None, :], mask=there, other=0.0)
+    # The norm's weight is multiplied into the keys, once, and the rest of the norm into the logits.
+    weight = tl.load(weight_ptr + head * K + channels, mask=channels < K, other=0.0).to(tl.float32)
+    k = (k.to(tl.float32) * weight[None, :]).to(k.dtype)
+    if BIASED:
+        bias = tl.load(bias_ptr + b * keys + at, mask=at < keys, other=float("-inf")) * LOG2_E
+    else:
+        bias = tl.where(at < keys, 0.0, float("-inf"))
+    for tile in range(TILES):
+        rows = first + tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        inside = (rows < length)[:, None] & (channels < K)[None, :]
+        q = tl.load(q_ptr + b * q_b + rows[:, None] * q_l + head * K + channels[None, :], mask=inside, other=0.0)
+        scale = tl.load(scale_ptr + b * length + rows, mask=rows < length, other=0.0)
+        logits = _matmul(q, tl.trans(k)) * (scale * (softmax_scale * LOG2_E))[:, None] + bias[None, :]
+        p = tl.exp2(logits - tl.max(logits, axis=1)[:, None])
+        attended = _matmul(p.to(v.dtype), v) / tl.sum(p, axis=1)[:, None]
+        out = out_ptr + (b * length + rows)[:, None] * (heads * K) + head * K + channels[None, :]
+        tl.store(out, attended.to(out_ptr.dtype.element_ty), mask=inside)
+
+
 def blocks(length: int, keys: int, head_dim: int, itemsize: int) -> dict[str, int]:
     """Sizes of the tiles. Wide values take smaller ones: queries, keys and values share 96 KiB of shared memory."""
     narrow = itemsize <= 2 and head_dim <= 128
@@ -93,6 +137,20 @@ def blocks(length: int, keys: int, head_dim: int, itemsize: int) -> dict[str, in
         "BLOCK_K": max(16, triton.next_power_of_2(head_dim)),
         "num_warps": 8 if narrow and length > 64 else 4,
         "num_stages": 2,
+    }
+
+
+def few_blocks(rows: int, keys: int, head_dim: int, itemsize: int) -> dict[str, int] | None:
+    """Sizes for the kernel that holds all keys, or None where the other one runs; ``rows`` as ``FEWEST_ROWS``."""
+    if itemsize > 2 or head_dim > 128 or keys > 128 or rows < FEWEST_ROWS:
+        return None
+    return {
+        "TILES": TILES,
+        "BLOCK_M": TILE,
+        "BLOCK_S": max(16, triton.next_power_of_2(keys)),
+        "BLOCK_K": max(16, triton.next_power_of_2(head_dim)),
+        "num_warps": 4,
+        "num_stages": 1,
     }
 
 
@@ -118,12 +176,16 @@ def run(
     out_BLD = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     scale_BL = torch.empty((batch, length), dtype=torch.float32, device=q.device)
     bias = scale_BL if bias_BS is None else bias_BS.contiguous()  # without a bias its address is never read
-    norm, tiles = norm_blocks(width), blocks(length, keys, head_dim, q.element_size())
+    norm = norm_blocks(width)
+    attend, tiles = _attention_of_few, few_blocks(batch * heads * length, keys, head_dim, q.element_size())
+    if tiles is None:
+        attend, tiles = _attention, blocks(length, keys, head_dim, q.element_size())
+    rows = tiles["BLOCK_M"] * tiles.get("TILES", 1)
     with torch.cuda.device_of(out_BLD):
         _inverse_rms[(triton.cdiv(length, norm["ROWS"]), batch)](
             scale_BL, q, length, width, *q.stride()[:2], eps, **norm
         )
-        _attention[(heads * triton.cdiv(length, tiles["BLOCK_M"]), batch)](
+        attend[(heads * triton.cdiv(length, rows), batch)](
             out_BLD, q, scale_BL, norm_weight_D.contiguous(), k, v, bias,
             length, heads, keys, head_dim**-0.5,
             *q.stride()[:2], *k.stride()[:3], *v.stride()[:3],

@@ -1,11 +1,14 @@
 """Run an op's cases through Triton's interpreter: ``TRITON_INTERPRET=1 python -m tests.kernels.interpreted <op>``.
 
-The variable has to be set before Triton is imported, hence a process of its own.
+The variable has to be set before Triton is imported, hence a process of its own. What follows the op, ``NAME=number``,
+replaces numbers of its Triton module, such as those by which it chooses between two kernels.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from contextlib import ExitStack
 from unittest import mock
 
 import numpy as np
@@ -27,5 +30,11 @@ def _convert_as_hardware(values, given, wanted, rounding):
 
 
 if __name__ == "__main__":
-    with mock.patch.object(interpreter, "_convert_float", _convert_as_hardware):
-        check(sys.argv[1], "triton", "cpu")
+    op, *changes = sys.argv[1:]
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(interpreter, "_convert_float", _convert_as_hardware))
+        for change in changes:
+            name, _, number = change.partition("=")
+            module = importlib.import_module(f"humo_rt.kernels.{op}.triton_impl")
+            stack.enter_context(mock.patch.object(module, name, int(number)))
+        check(op, "triton", "cpu")

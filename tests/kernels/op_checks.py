@@ -54,10 +54,13 @@ def assert_equal(actual: Any, expected: Any) -> None:
     assert all(torch.equal(widened(a), widened(b)) for a, b in zip(results(actual), results(expected), strict=True))
 
 
-def assert_interpreted_code_is_right(op: str) -> None:
-    """The op's cases through Triton's interpreter, which has to be on before Triton is imported."""
+def assert_interpreted_code_is_right(op: str, *changes: str) -> None:
+    """The op's cases through Triton's interpreter, which has to be on before Triton is imported.
+
+    ``changes``: ``NAME=number`` of its Triton module, see ``interpreted``.
+    """
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "tests.kernels.interpreted", op]
+    command = [sys.executable, "-m", "tests.kernels.interpreted", op, *changes]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 

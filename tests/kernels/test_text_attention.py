@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 
-from humo_rt.kernels.testing import deviation
+from humo_rt.kernels.testing import Case, deviation
 from humo_rt.kernels.text_attention import text_attention
 from humo_rt.kernels.text_attention.cases import CASES, Sizes, make_inputs
 from humo_rt.model.attention import TextAttention
@@ -98,6 +99,19 @@ class TestGraphs:
         op_checks.assert_exports_as_plain_operators(text_attention, inputs)
 
 
-def test_triton_code_interpreted_on_the_cpu():
+@pytest.mark.parametrize("changes", [(), ("FEWEST_ROWS=0",)], ids=["keys in tiles", "all keys held"])
+def test_triton_code_interpreted_on_the_cpu(changes):
     pytest.importorskip("triton", reason="triton is not installed: its kernels can only be checked where it is")
-    op_checks.assert_interpreted_code_is_right("text_attention")
+    op_checks.assert_interpreted_code_is_right("text_attention", *changes)
+
+
+@pytest.mark.parametrize("family", ["Ampere", "GeForce Ampere", "Hopper", "GeForce Blackwell"])
+def test_the_kernel_that_holds_all_keys_compiles(family):
+    pytest.importorskip("triton", reason="triton is not installed: its kernels can only be compiled where it is")
+    from humo_rt.kernels.text_attention import triton_impl
+    from tests.kernels.ahead_of_time import CAPABILITIES, compile_cases
+
+    widest = Sizes(texts=(127,), tokens=64, heads=1, head_dim=128)
+    case = Case(name="128 keys", make=lambda device: make_inputs(widest, torch.bfloat16, device))
+    with mock.patch.object(triton_impl, "FEWEST_ROWS", 0):
+        assert compile_cases("text_attention", CAPABILITIES[family], [case]) == 2
