@@ -27,8 +27,9 @@ from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DiTConfig, ModelConfig, preset
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime import attention_backends
+from humo_rt.runtime import attention_backends, matmul_backends
 from humo_rt.runtime.fused_block import fuse, unfuse
+from humo_rt.runtime.matmul_kernels import TORCH
 from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.guidance import guidance_table
@@ -37,6 +38,7 @@ from humo_rt.weights.random_init import fill_random
 
 class Variant(NamedTuple):
     fused: bool = False
+    matmul: str | None = None  # None: the backend of the command
     compiled: bool = False
     replayed: bool = False
     branch_batch_size: int | None = None
@@ -47,6 +49,7 @@ VARIANTS = {
     "eager batched": Variant(),
     "compiled": Variant(compiled=True, branch_batch_size=1),
     "fused": Variant(fused=True),
+    "fused, torch's products": Variant(fused=True, matmul=TORCH),
     "fused one by one": Variant(fused=True, branch_batch_size=1),
     "fused compiled": Variant(fused=True, compiled=True),
     "fused replayed": Variant(fused=True, replayed=True),
@@ -71,11 +74,14 @@ def main() -> None:
         noise = make_noise(args, device)
         names = branch_names(config, args.branches)
         kernel = dit.blocks[0].self_attn.attention_function
-        floor = measure_floor(dit_config, noise.shape, args.runs, device, attention=kernel)
+        args.matmul_backend = matmul_backends.choose(args.matmul_backend, device, torch.bfloat16, dit_config.dim)
+        kernels = {"attention": kernel, "matmul_backend": args.matmul_backend}
+        floor = measure_floor(dit_config, noise.shape, args.runs, device, **kernels)
         rows = measure_variants(dit, make_conditions(dit_config, noise), noise, names, args)
     report = report_of(
         device,
         attention_backend=backend,
+        matmul_backend=args.matmul_backend,
         layers=dit_config.num_layers,
         branches=names,
         tokens=floor.pop("tokens"),
@@ -96,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--branches", type=int, help="the first so many of the model's guidance; default: all")
     parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=USUAL)
     parser.add_argument("--attention-backend", choices=attention_backends.CHOICES, default=attention_backends.AUTO)
+    parser.add_argument("--matmul-backend", choices=matmul_backends.CHOICES, default=matmul_backends.AUTO)
     parser.add_argument("--compile-backend", default="inductor")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--runs", type=int, default=3)
@@ -159,6 +166,7 @@ def measure_variants(
             if "failed" in row:
                 continue
             try:
+                matmul_backends.use_matmul(dit, VARIANTS[name].matmul or args.matmul_backend)
                 with Run(dit, VARIANTS[name], conditions, noise, names) as run:
                     if turn == 0:
                         begin = time.perf_counter()
@@ -225,7 +233,8 @@ def print_table(report: dict[str, Any], args: argparse.Namespace) -> None:
     floor = report["floor_of_a_branch"]
     size = f"{args.height}x{args.width}x{args.num_frames}"
     print(f"{headline(report)}: {args.preset} {size}, {report['tokens']} tokens, ", end="")
-    print(f"{report['layers']} blocks, {report['attention_backend']}, branches {' '.join(report['branches'])}")
+    backends = f"attention by {report['attention_backend']}, products by {report['matmul_backend']}"
+    print(f"{report['layers']} blocks, {backends}, branches {' '.join(report['branches'])}")
     print(f"floor {floor['total']:.1f} ms a branch: attention {floor['attention']:.1f}, linear {floor['linear']:.1f}")
     for row in report["results"]:
         if "failed" in row:

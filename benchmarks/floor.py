@@ -24,6 +24,7 @@ from humo_rt.config import DiTConfig
 from humo_rt.kernels.quantize_rows import quantize_rows
 from humo_rt.runtime.float8_attention import attend_quantized, float8_attention, quantized_parts
 from humo_rt.runtime.float8_linear import Float8Linear
+from humo_rt.runtime.matmul_kernels import QUACK, TORCH, linear, taken_by_quack
 from humo_rt.runtime.precision import EXACT, FP8, float8_layers
 
 QKV = "self_attn.qkv"
@@ -43,6 +44,7 @@ def measure_floor(
     *,
     dtype: torch.dtype = torch.bfloat16,
     attention: Attention = F.scaled_dot_product_attention,
+    matmul_backend: str = TORCH,
     precision: str = EXACT,
 ) -> dict[str, Any]:
     """Milliseconds of self-attention and of all linear layers of every block; medians over ``runs`` forwards.
@@ -52,13 +54,13 @@ def measure_floor(
     replayed, as small models are: launched one by one, a small one's would be measured by their launches.
 
     ``shape``: of the latents (B, C, T, H, W), reference frames included. ``attention`` takes q, k and v, (B, H, Q, K)
-    each; give the model's own, so that it is held to its own kernel. With ``precision`` "fp8" the layers of that tier
-    are products in e4m3. What is read in e4m3, by products and by attention in float8, is quantised before: the runtime
-    does that in passes it makes anyway.
+    each; give the model's own, and its ``matmul_backend``, so that it is held to its own kernels. With ``precision``
+    "fp8" the layers of that tier are products in e4m3. What is read in e4m3, by products and by attention in float8, is
+    quantised before: the runtime does that in passes it makes anyway.
     """
     branches, tokens = shape[0], token_count(config, shape)
     kinds = {"device": device, "dtype": dtype}
-    products = _products(config, branches * tokens, precision == FP8, kinds)
+    products = _products(config, (branches, tokens), precision == FP8, matmul_backend, kinds)
     # The heads lie as a projection leaves them.
     q, k, v = torch.randn(3, branches, tokens, config.num_heads, config.head_dim, **kinds).transpose(2, 3)
     attend = _attention_alone(attention, q, k, v)
@@ -81,20 +83,23 @@ def measure_floor(
 
 
 def _products(
-    config: DiTConfig, rows: int, float8: bool, kinds: dict[str, Any]
+    config: DiTConfig, rows: tuple[int, int], float8: bool, matmul_backend: str, kinds: dict[str, Any]
 ) -> dict[tuple[str, bool], Callable[[], Tensor]]:
-    """The product of every layer over so many rows, by its name and whether it is in e4m3.
+    """The product of every layer over so many rows (branches, tokens), by its name and whether it is in e4m3.
 
-    Layers of one shape share their weight and their input.
+    Layers of one shape share their weight and their input. PyTorch's are without a bias, which costs it a tenth.
     """
     dim, ffn = config.dim, config.ffn_dim
     widths = {QKV: (dim, 3 * dim), "ffn.0": (dim, ffn), "ffn.2": (ffn, dim)} | dict.fromkeys(SQUARE_LAYERS, (dim, dim))
-    inputs = {width: torch.randn(rows, width, **kinds) for width in (dim, ffn)}
+    inputs = {width: torch.randn(*rows, width, **kinds) for width in (dim, ffn)}
     by_shape: dict[tuple[int, int], dict[bool, Callable[[], Tensor]]] = {}
     for width, result in set(widths.values()):
         layer = nn.Linear(width, result, **kinds).requires_grad_(False)
         nn.init.normal_(layer.weight, std=width**-0.5)
-        runs = by_shape[width, result] = {False: partial(F.linear, inputs[width], layer.weight)}
+        plain = partial(F.linear, inputs[width], layer.weight)
+        if taken_by_quack(inputs[width], layer.weight, matmul_backend):
+            plain = partial(linear, inputs[width], layer.weight, layer.bias, QUACK)
+        runs = by_shape[width, result] = {False: plain}
         if float8:
             runs[True] = partial(Float8Linear([layer]), quantize_rows(inputs[width]))
     return {(name, kind): run for name, shape in widths.items() for kind, run in by_shape[shape].items()}

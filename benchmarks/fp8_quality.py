@@ -29,6 +29,7 @@ from humo_rt.runtime import attention_backends
 from humo_rt.runtime.attention_backends import AUTO, CHOICES, CUDNN_FP8
 from humo_rt.runtime.float8_block import fuse_float8
 from humo_rt.runtime.fused_block import Carried, fuse
+from humo_rt.runtime.matmul_backends import choose, use_matmul
 from humo_rt.runtime.precision import EXACT_LAYERS, check_precision
 from humo_rt.sampling.branches import GuidedModel
 from humo_rt.sampling.guidance import guidance_table
@@ -101,6 +102,8 @@ def make_variants(
         if reason is None:
             made[f"{name} {CUDNN_FP8}"] = Variant(dit, CUDNN_FP8)
     exact = fuse(make_dit(config.dit, device))
+    for dit in (exact, *(variant.dit for variant in made.values())):
+        use_matmul(dit, choose(AUTO, device, torch.bfloat16, config.dit.dim))
     variants = {"exact": Variant(exact, plain)}
     if reason is None:
         variants[f"exact {CUDNN_FP8}"] = Variant(exact, CUDNN_FP8)

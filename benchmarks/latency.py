@@ -15,9 +15,9 @@ the card better than one; what else beats it by far shared the machine with anot
 measured, and the table says so.
 
 --baseline is the release's order of operations: one branch at a time, plain blocks launched one operation after the
-other, guidance and sampler in plain PyTorch, the VAE's plain decoder. It shares with the runtime what is kinder than
-the release: the attention kernel, keys and values of text and audio that are projected once per generation, a loop that
-waits for nothing, and the MP4 that is written beside decoding.
+other on PyTorch's matrix products, guidance and sampler in plain PyTorch, the VAE's plain decoder. It shares with the
+runtime what is kinder than the release: the attention kernel, keys and values of text and audio that are projected once
+per generation, a loop that waits for nothing, and the MP4 that is written beside decoding.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ from humo_rt.runtime.attention_backends import AUTO, CHOICES, CUDNN_FP8, choose
 from humo_rt.runtime.attention_kernels import self_attention
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, use_channels_last, use_plain
 from humo_rt.runtime.fused_block import fuse, is_fused, unfuse
+from humo_rt.runtime.matmul_backends import CHOICES as MATMUL_CHOICES
+from humo_rt.runtime.matmul_kernels import TORCH
 from humo_rt.runtime.precision import CHOICES as PRECISIONS
 from humo_rt.runtime.precision import EXACT
 from humo_rt.weights.hub import is_published
@@ -101,6 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device")
     parser.add_argument("--dit-engine", help=".onnx or .engine file that runs instead of PyTorch's DiT")
     parser.add_argument("--attention-backend", choices=CHOICES, default=AUTO, help="default: the fastest here")
+    parser.add_argument("--matmul-backend", choices=MATMUL_CHOICES, default=AUTO, help="default: the fastest here")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=[EXACT], help="several are compared")
     parser.add_argument("--offload-encoders", action="store_true", help="keep them in host memory while denoising")
     parser.add_argument("--mode", choices=["T", "TI", "TA", "TIA"], default="TIA")
@@ -151,6 +154,7 @@ def load_pipelines(args: argparse.Namespace) -> tuple[dict[str, Pipeline], float
             device=args.device,
             dit_engine=args.dit_engine,
             attention_backend=args.attention_backend,
+            matmul_backend=args.matmul_backend,
             offload_encoders=args.offload_encoders,
             precision=precision,
         )
@@ -296,7 +300,7 @@ def plain(pipeline: Pipeline) -> Iterator[None]:
 
 
 def floor_name(pipeline: Pipeline) -> str:
-    return f"{pipeline.precision}, {floor_attention(pipeline)}"
+    return ", ".join([pipeline.precision, floor_attention(pipeline), pipeline.matmul_backend or TORCH])
 
 
 def floor_attention(pipeline: Pipeline) -> str:
@@ -306,14 +310,15 @@ def floor_attention(pipeline: Pipeline) -> str:
 
 
 def measure_branch(pipeline: Pipeline, settings: dict[str, Any]) -> dict[str, Any]:
-    """The floor of one branch, in the pipeline's precision and on its attention, as one run of it finds it."""
+    """The floor of one branch, in the pipeline's precision and on its backends, as one run of it finds it."""
     if pipeline.attention_backend is None:
         attention = partial(self_attention, backend=floor_attention(pipeline))
     else:
         attention = pipeline.dit.blocks[0].self_attn.attention_function
-    kernel = {"dtype": pipeline.dtype, "attention": attention, "precision": pipeline.precision}
+    kernels = {"attention": attention, "matmul_backend": pipeline.matmul_backend or TORCH}
+    tier = {"dtype": pipeline.dtype, "precision": pipeline.precision}
     with torch.no_grad():
-        return measure_floor(pipeline.config.dit, branch_shape(settings), 1, pipeline.device, **kernel)
+        return measure_floor(pipeline.config.dit, branch_shape(settings), 1, pipeline.device, **tier, **kernels)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ def generate(
     engine_onnx: options.EngineOnnx = None,
     weight_budget: options.WeightBudget = None,
     attention_backend: options.AttentionBackend = None,
+    matmul_backend: options.MatmulBackend = None,
     precision: options.Precision = None,
     offload_encoders: options.OffloadEncoders = False,
     cases: options.Cases = None,
@@ -103,7 +104,7 @@ def generate(
     with errors_in_one_line(traceback):
         model = {"preset": preset, "weights": weights, "device": device, "dtype": dtype} | commands.given(
             dit_engine=options.dit_engine(dit_engine, engine_onnx, weight_budget), attention_backend=attention_backend,
-            precision=precision, offload_encoders=offload_encoders or None,
+            matmul_backend=matmul_backend, precision=precision, offload_encoders=offload_encoders or None,
         )  # fmt: skip
         if cases is None:
             shown = options.conditions(prompt, image, audio, face_mask)

@@ -35,6 +35,9 @@ WeightBudget = Annotated[
 AttentionBackend = Annotated[
     str | None, typer.Option(help="Library for self-attention (default: the fastest); humo-rt doctor lists them.")
 ]
+MatmulBackend = Annotated[
+    str | None, typer.Option(help="Library for matrix products (default: the fastest); humo-rt doctor lists them.")
+]
 Precision = Annotated[str | None, typer.Option(help="exact (default), or fp8: lossy and faster.")]
 OffloadEncoders = Annotated[
     bool, typer.Option("--offload-encoders", help="Keep text and audio encoder in host memory while denoising.")

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from humo_rt.doctor import Findings, Model
     from humo_rt.machine import Machine
     from humo_rt.runtime.attention_backends import AttentionSurvey
+    from humo_rt.runtime.matmul_backends import MatmulSurvey
 
 
 def show(findings: Findings, console: Console) -> None:
     """Print machine, models and, last, what is wrong."""
     console.print(_machine(findings.machine))
-    console.print(_attention(findings.machine.attention))
+    attention, matmul = findings.machine.attention, findings.machine.matmul
+    heading = f"on {attention.device} in {attention.dtype}"
+    console.print(_backends("Self-attention", attention, f"{heading}, head_dim {attention.head_dim}"))
+    console.print(_backends("Matrix products", matmul, heading))
     for model in findings.models:
         if model.parts:
             console.print(_parts(model))
@@ -53,9 +57,9 @@ def _machine(machine: Machine) -> Table:
     return table
 
 
-def _attention(found: AttentionSurvey) -> Table:
+def _backends(title: str, found: AttentionSurvey | MatmulSurvey, heading: str) -> Table:
     """Fastest first."""
-    table = _table("Self-attention", "backend", f"on {found.device} in {found.dtype}, head_dim {found.head_dim}")
+    table = _table(title, "backend", heading)
     for backend, reason in found.unavailable.items():
         chosen = backend == found.chosen
         # A pip line may hold brackets, which rich would take for markup.

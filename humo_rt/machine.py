@@ -1,4 +1,4 @@
-"""What this machine offers: processor, memory, GPUs, packages, codecs, attention backends.
+"""What this machine offers: processor, memory, GPUs, packages, codecs, attention and matmul backends.
 
 Asks and reports; changes nothing. Knows what the project requires, but not which model is wanted.
 """
@@ -16,7 +16,9 @@ from pathlib import Path
 import torch
 
 from humo_rt.config import HUMO_1_7B
-from humo_rt.runtime.attention_backends import AttentionSurvey, survey
+from humo_rt.runtime import attention_backends, matmul_backends
+from humo_rt.runtime.attention_backends import AttentionSurvey
+from humo_rt.runtime.matmul_backends import MatmulSurvey
 from humo_rt.tensorrt.targets import engine_support
 from humo_rt.weights.memory import available_memory
 
@@ -26,6 +28,7 @@ _OPTIONAL = (
     "sentencepiece",
     "triton",
     "flash-attn-4",
+    "quack-kernels",
     "tensorrt-rtx",
     "tensorrt",
     "onnx",
@@ -65,12 +68,14 @@ class Machine:
     codecs: dict[str, bool]
     compiled_kernels: bool
     attention: AttentionSurvey
+    matmul: MatmulSurvey
     engines: str
     problems: tuple[str, ...]
 
 
 def examine_machine() -> Machine:
-    """Look at everything once. Takes a second or two: PyAV and torch are imported."""
+    """Look at everything once. Takes a second or two: PyAV and torch are imported. Longer on a GPU whose backends
+    compile when they are tried for the first time."""
     packages = _packages()
     codecs = _codecs()
     problems = [f"package {name} is not installed: pip install {name}" for name in _REQUIRED if packages[name] is None]
@@ -80,6 +85,7 @@ def examine_machine() -> Machine:
             for name, there in codecs.items()
             if not there
         ]
+    default = _default()
     return Machine(
         version=_version("humo-rt"),
         python=platform.python_version(),
@@ -92,7 +98,8 @@ def examine_machine() -> Machine:
         packages=packages,
         codecs=codecs,
         compiled_kernels=importlib.util.find_spec("humo_rt._C") is not None,
-        attention=_attention(),
+        attention=attention_backends.survey(*default, HUMO_1_7B.dit.head_dim),
+        matmul=matmul_backends.survey(*default, HUMO_1_7B.dit.dim),
         engines=engine_support(),
         problems=tuple(problems),
     )
@@ -153,8 +160,8 @@ def _driver() -> str | None:
     return match[1] if match else None
 
 
-def _attention() -> AttentionSurvey:
-    """Self-attention as a pipeline runs it by default here, with the head_dim that both published models have."""
+def _default() -> tuple[torch.device, torch.dtype]:
+    """Where and in what a pipeline of a published model runs by default here."""
     if torch.cuda.is_available():
-        return survey(torch.device("cuda", torch.cuda.current_device()), torch.bfloat16, HUMO_1_7B.dit.head_dim)
-    return survey(torch.device("cpu"), torch.float32, HUMO_1_7B.dit.head_dim)
+        return torch.device("cuda", torch.cuda.current_device()), torch.bfloat16
+    return torch.device("cpu"), torch.float32

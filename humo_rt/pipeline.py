@@ -21,7 +21,7 @@ from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_sound
 from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest, GuidanceOptions
 from humo_rt.result import GenerationResult
-from humo_rt.runtime import attention_backends
+from humo_rt.runtime import attention_backends, matmul_backends
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache
@@ -54,13 +54,14 @@ class Pipeline:
         *,
         dit_engine: str | Path | DitEngine | None = None,
         attention_backend: str = attention_backends.AUTO,
+        matmul_backend: str = matmul_backends.AUTO,
         precision: str = EXACT,
         cuda_graphs: bool | None = None,
     ) -> None:
-        """See ``from_pretrained`` for ``dit_engine``, ``attention_backend``, ``precision`` and ``cuda_graphs``.
+        """See ``from_pretrained`` for ``dit_engine``, the two backends, ``precision`` and ``cuda_graphs``.
 
         Pipelines that are made of the same ``components`` share the DiT: all of them give the same ``precision`` and
-        ``attention_backend``, or all of them a ``dit_engine``. ``ValueError`` otherwise, and nothing is changed.
+        backends, or all of them a ``dit_engine``. ``ValueError`` otherwise, and nothing is changed.
         """
         self.config = components.config
         weight = components.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
@@ -71,7 +72,8 @@ class Pipeline:
         self.attention_backend = _attention(
             attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim, precision
         )
-        self.dit = _opened(components, dit_engine, self.attention_backend, precision, self.device)
+        self.matmul_backend = _matmul(matmul_backend, dit_engine, self.device, self.dtype, self.config.dit.dim)
+        self.dit = _opened(components, dit_engine, self._running())
         replays = dit_engine is None and self.device.type == "cuda" and cuda_graphs is not False
         self.denoiser = ReplayedDiT(self.dit, always=bool(cuda_graphs)) if replays else self.dit
         self.vae = components.vae
@@ -90,6 +92,7 @@ class Pipeline:
         dtype: torch.dtype | None = None,
         dit_engine: str | Path | DitEngine | None = None,
         attention_backend: str = attention_backends.AUTO,
+        matmul_backend: str = matmul_backends.AUTO,
         precision: str = EXACT,
         cuda_graphs: bool | None = None,
         offload_encoders: bool = False,
@@ -107,6 +110,8 @@ class Pipeline:
                 projects text and audio, once per generation; the other weights of its DiT are dropped.
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
                 the fastest that works here. `humo-rt doctor` lists them.
+            matmul_backend: what computes the matrix products of the DiT that are not in float8, one of
+                ``matmul_backends.BACKENDS``; ``"auto"`` as above.
             precision: ``"exact"``, or ``"fp8"`` for the DiT's matrix products in float8 (e4m3), with which ``"auto"``
                 may also take attention in float8. Lossy; needs an Ada, Hopper or Blackwell GPU.
             cuda_graphs: whether a GPU replays forwards of the DiT from a recording, which takes memory for its
@@ -116,9 +121,9 @@ class Pipeline:
 
         Raises:
             ValueError: unknown preset or device, or a folder or ``dit_engine`` that lacks a part or holds a wrong one;
-                an ``attention_backend`` or ``precision`` that is unknown or takes no such device, dtype or width.
-            RuntimeError: too little memory, no such GPU, or what ``dit_engine``, ``attention_backend`` or ``precision``
-                needs is missing.
+                a backend or ``precision`` that is unknown or takes no such device, dtype or width.
+            RuntimeError: too little memory, no such GPU, or what ``dit_engine``, a backend or ``precision`` needs is
+                missing.
         """
         device = chosen_device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
@@ -126,6 +131,7 @@ class Pipeline:
         config = configuration(path_or_preset, weights).dit
         _check_precision(precision, dit_engine, device, dtype, config)
         _attention(attention_backend, dit_engine, device, dtype, config.head_dim, precision)
+        _matmul(matmul_backend, dit_engine, device, dtype, config.dim)
         _check_graphs(cuda_graphs, device)
         if dit_engine is not None:
             from humo_rt.tensorrt import require_openable
@@ -147,6 +153,7 @@ class Pipeline:
             components,
             dit_engine=dit_engine,
             attention_backend=attention_backend,
+            matmul_backend=matmul_backend,
             precision=precision,
             cuda_graphs=cuda_graphs,
         )
@@ -249,9 +256,17 @@ class Pipeline:
             "noise_device": (request.generator or self).device.type,
             "torch": torch.__version__,
             "attention_backend": self.attention_backend,
+            "matmul_backend": self.matmul_backend,
             "precision": self.precision,
             **({} if self.dit_engine is None else {"dit_engine": str(self.dit_engine)}),
         }
+
+    def _running(self) -> Running:
+        """How the DiT is to run: on fused kernels on a GPU, unless an engine runs instead."""
+        if self.attention_backend is None or self.matmul_backend is None:
+            return Running(attention_backend=None, precision=self.precision)
+        backends = {"attention_backend": self.attention_backend, "matmul_backend": self.matmul_backend}
+        return Running(**backends, precision=self.precision, fused=self.device.type == "cuda")
 
     def _written_blocks(
         self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock, tracer: Tracer | None = None
@@ -388,16 +403,8 @@ def generate(
 _loaded: dict[tuple[Any, ...], Pipeline] = {}
 
 
-def _opened(
-    components: Components,
-    engine: str | Path | DitEngine | None,
-    attention_backend: str | None,
-    precision: str,
-    device: torch.device,
-) -> HumoDiT | GraphDiT:
-    """What runs forwards: the DiT, on fused kernels on a GPU, or the engine to which it gives its context."""
-    fused = engine is None and device.type == "cuda"
-    running = Running(attention_backend=attention_backend, precision=precision, fused=fused)
+def _opened(components: Components, engine: str | Path | DitEngine | None, running: Running) -> HumoDiT | GraphDiT:
+    """What runs forwards: the DiT, or the engine to which it gives its context."""
     if engine is None:
         return settle(components.dit, running)
     from humo_rt.tensorrt import open_dit
@@ -434,6 +441,17 @@ def _attention(
         return attention_backends.choose(requested, device, dtype, head_dim, lossy=precision == FP8)
     if requested != attention_backends.AUTO:
         raise ValueError(f"attention_backend {requested!r} does not reach into {str(engine)!r}: leave it out")
+    return None
+
+
+def _matmul(
+    requested: str, engine: str | Path | DitEngine | None, device: torch.device, dtype: torch.dtype, width: int
+) -> str | None:
+    """The backend of matrix products, checked; None with an engine, which brings its own."""
+    if engine is None:
+        return matmul_backends.choose(requested, device, dtype, width)
+    if requested != matmul_backends.AUTO:
+        raise ValueError(f"matmul_backend {requested!r} does not reach into {str(engine)!r}: leave it out")
     return None
 
 

@@ -104,7 +104,13 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Every token sees every token; rotary positions on queries and keys."""
+    """Every token sees every token; rotary positions on queries and keys.
+
+    ``alike_function``: as ``attention_function``, of inputs whose first tokens are alike; their number comes last. None
+    where what computes attention cannot spare them.
+    """
+
+    alike_function: Callable[[Tensor, Tensor, Tensor, int], Tensor] | None = None
 
     def forward(self, x_BQD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
         kv = self.project(x_BQD)

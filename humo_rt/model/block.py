@@ -73,6 +73,7 @@ class Block(nn.Module):
         audio: Tensor | KeyValue | None,
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
+        alike: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Returns the block's output and the hidden state right after audio attention (what the mask predictor reads).
 
@@ -80,6 +81,8 @@ class Block(nn.Module):
         anything between; with an axis of speakers in front if ``audio`` has one. Or the tokens of faces alone.
         ``rows_B``: samples that differ in their conditions alone, given as one: the input that each continues after
         self-attention. None: every sample has its own, U = B.
+        ``alike``: so many first tokens of every input are the same, as is ``time_U6D``; a block may spare what that
+        makes superfluous.
         """
         modulation = self.modulation.float() + time_U6D
         shift, scale, gate = modulation[:, :3].chunk(3, dim=1)

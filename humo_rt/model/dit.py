@@ -107,6 +107,7 @@ class HumoDiT(nn.Module):
         face_mask: Tensor | FaceTokens | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
         rows: Tensor | None = None,
+        frames_alike: int = 0,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict the velocity.
@@ -127,6 +128,8 @@ class HumoDiT(nn.Module):
             rows: (B,) int64, for samples that differ in text, audio or face mask alone: latents, timesteps and
                 condition hold each distinct input once, and this says which one a sample has. What comes before the
                 first difference is computed once. None: every sample has its own.
+            frames_alike: so many first latent frames are the same in all inputs, and so are their timesteps and
+                conditions: what their tokens find among themselves in the first block may be computed once.
             return_face_mask: also return the mask predictor's logits (B, T, H, W).
 
         Returns:
@@ -146,8 +149,10 @@ class HumoDiT(nn.Module):
 
         x = self.blocks[0].entered(x, time)
         kept = deque(maxlen=PREDICTING_BLOCKS if return_face_mask else 0)
+        alike = frames_alike // self.config.patch_size[0] * grid[1] * grid[2]
         for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
-            x, after_audio = block(x, time, rope, text_i, audio_i, faces, rows)
+            x, after_audio = block(x, time, rope, text_i, audio_i, faces, rows, alike)
+            alike = 0  # each has seen its own frames
             kept.append(after_audio)
             del after_audio  # a residual stream: not kept, it would live through the next block
             if rows is not None:  # the first block has made a stream for every sample

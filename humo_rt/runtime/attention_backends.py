@@ -17,7 +17,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime import float8_attention
-from humo_rt.runtime.attention_kernels import PACKAGES, SDPA, package_function, self_attention
+from humo_rt.runtime.attention_kernels import (
+    FLASH_ATTENTION_4,
+    PACKAGES,
+    SDPA,
+    package_function,
+    self_attention,
+    self_attention_of_alike,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +95,7 @@ def use_attention(dit: HumoDiT, backend: str) -> None:
     function = alone.get(backend) or partial(self_attention, backend=backend)
     for block in dit.blocks:
         block.self_attn.attention_function = function
+        block.self_attn.alike_function = self_attention_of_alike if backend == FLASH_ATTENTION_4 else None
 
 
 def unavailable(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

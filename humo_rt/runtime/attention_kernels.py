@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from humo_rt.kernels import registry
+from humo_rt.runtime import flash_attention_4
 
-SDPA = "sdpa"
+SDPA, FLASH_ATTENTION_4 = "sdpa", "flash-attn-4"
 
 
 class Package(NamedTuple):
@@ -31,8 +32,9 @@ class Package(NamedTuple):
 
 
 PACKAGES = {
-    "flash-attn-4": Package(
-        "flash_attn.cute", "pip install 'flash-attn-4[cu13]>=4.0.0b36' (without [cu13] for a torch built with CUDA 12)"
+    FLASH_ATTENTION_4: Package(
+        flash_attention_4.MODULE,
+        "pip install 'flash-attn-4[cu13]>=4.0.0b36' (without [cu13] for a torch built with CUDA 12)",
     ),
     "flash-attn-3": Package(
         "flash_attn_interface",
@@ -68,7 +70,9 @@ def self_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, backend: str)
 def _self_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, backend: str) -> Tensor:
     # The packages ask for the current device and its stream, which need not be those of the tensors.
     with torch.cuda.device_of(q_BHLK):
-        if backend in PACKAGES:
+        if backend == FLASH_ATTENTION_4:
+            out_BLHK = flash_attention_4.attend(*(x.transpose(1, 2) for x in (q_BHLK, k_BHLK, v_BHLK)))
+        elif backend in PACKAGES:
             found = package_function(backend)(*(x.transpose(1, 2) for x in (q_BHLK, k_BHLK, v_BHLK)))
             # Some versions also return the logarithms of the softmax sums.
             out_BLHK = found[0] if isinstance(found, tuple) else found
@@ -81,3 +85,37 @@ def _self_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, backend: str
 @_self_attention.register_fake
 def _(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, backend: str) -> Tensor:
     return torch.empty_like(q_BHLK.transpose(1, 2), memory_format=torch.contiguous_format)
+
+
+def self_attention_of_alike(q_UHLK: Tensor, k_UHLK: Tensor, v_UHLK: Tensor, shared: int) -> Tensor:
+    """``self_attention`` by FlashAttention-4 of inputs whose first ``shared`` tokens are alike in q, k and v.
+
+    What these tokens find among themselves is computed once. Each input's other keys are attended to apart, and the two
+    results are weighed by the sums of their softmaxes, as if there had been one.
+    """
+    q_ULHK, k_ULHK, v_ULHK = (x.transpose(1, 2) for x in (q_UHLK, k_UHLK, v_UHLK))
+    common_q, common_k, common_v = (x[:1, :shared] for x in (q_ULHK, k_ULHK, v_ULHK))
+    common_1LHK, common_lse_1HL = _attention_with_lse(common_q, common_k, common_v)
+    results = []
+    for k, v in zip(k_ULHK[:, shared:].split(1), v_ULHK[:, shared:].split(1), strict=True):
+        own_1LHK, own_lse_1HL = _attention_with_lse(common_q, k, v)
+        share_1LH1 = torch.sigmoid(own_lse_1HL - common_lse_1HL).transpose(1, 2)[..., None]
+        results.append(torch.lerp(common_1LHK.float(), own_1LHK.float(), share_1LH1).to(q_UHLK.dtype))
+    merged_ULHK = torch.cat(results)
+    others_ULHK = self_attention(q_UHLK[:, :, shared:], k_UHLK, v_UHLK, FLASH_ATTENTION_4).transpose(1, 2)
+    return torch.cat([merged_ULHK, others_ULHK], dim=1).transpose(1, 2)
+
+
+@torch.library.custom_op("humo_rt::attention_with_lse", mutates_args=())
+def _attention_with_lse(q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.cuda.device_of(q_BLHK):
+        out_BLHK, lse_BHL = flash_attention_4.attend_with_lse(q_BLHK, k_BSHK, v_BSHK)
+    return out_BLHK.contiguous(), lse_BHL.contiguous()
+
+
+@_attention_with_lse.register_fake
+def _(q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length, heads, _ = q_BLHK.shape
+    return torch.empty_like(q_BLHK, memory_format=torch.contiguous_format), q_BLHK.new_empty(
+        (batch, heads, length), dtype=torch.float32
+    )

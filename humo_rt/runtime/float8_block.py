@@ -61,10 +61,13 @@ class Float8Block(FusedBlock):
             return gate_residual_norm_quantize(*arguments)
         return FusedBlock._add_and_norm(*arguments, reader)
 
-    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor | QuantizedRows:
+    def _product(self, layer: nn.Module, x_BQC: Tensor | QuantizedRows) -> Tensor:
+        return layer(x_BQC) if isinstance(layer, Float8Linear) else super()._product(layer, x_BQC)
+
+    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor], alike: int) -> Tensor | QuantizedRows:
         attention = self.self_attn
         if attention.attention_function is not float8_attention:
-            return super()._self_attention(qkv_UQE, rope)
+            return super()._self_attention(qkv_UQE, rope, alike)
         q, k, v = qkv_UQE.chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         scale_q, scale_k = self.qk_scales
@@ -80,13 +83,13 @@ class Float8Block(FusedBlock):
     def _project_qkv(self, normed_UQD: Tensor | QuantizedRows) -> Tensor:
         return self.qkv(normed_UQD) if isinstance(self.qkv, Float8Linear) else super()._project_qkv(normed_UQD)
 
-    def _feed_forward(self, normed_BQD: Tensor | QuantizedRows) -> Tensor:
+    def _widened(self, normed_BQD: Tensor | QuantizedRows) -> Tensor | QuantizedRows:
         widen, _, narrow = self.ffn
         if isinstance(narrow, Float8Linear):
-            return narrow(gelu_quantize(widen(normed_BQD)))
+            return gelu_quantize(self._product(widen, normed_BQD))
         if isinstance(widen, Float8Linear):
-            return narrow(F.gelu(widen(normed_BQD), approximate="tanh"))
-        return super()._feed_forward(normed_BQD)
+            return F.gelu(widen(normed_BQD), approximate="tanh")
+        return super()._widened(normed_BQD)
 
 
 def fuse_float8(dit: HumoDiT, exact_layers: tuple[str, ...] = EXACT_LAYERS) -> HumoDiT:

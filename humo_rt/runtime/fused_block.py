@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.kernels.adaln_modulate import adaln_modulate
@@ -34,10 +33,12 @@ from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
 from humo_rt.model.block import Block
 from humo_rt.model.dit import Head, HumoDiT
 from humo_rt.model.face_tokens import FaceTokens, TokenGroup
+from humo_rt.runtime.matmul_kernels import TORCH, linear, linear_gelu
 
 # Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
 KEY_STEP = 64
-_HALF = (torch.bfloat16, torch.float16)
+# With fewer tokens alike, attention to them costs no more than merging what is attended to apart.
+FEWEST_ALIKE = 8192
 
 
 class Carried:
@@ -67,6 +68,7 @@ class FusedBlock(Block):
 
     following: tuple[FusedBlock, ...]  # the next block in a tuple, which does not register it as a part of this one
     qkv: tuple[Tensor, Tensor]  # weight (3 D, D) and bias; the weights of q, k and v are views of it
+    matmul_backend: str = TORCH  # set by ``matmul_backends.use_matmul``
 
     def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> BiasedKeyValue:
         """As ``Block.project_text``; all padding becomes one key, whose bias is the logarithm of their number.
@@ -87,6 +89,7 @@ class FusedBlock(Block):
         audio: Tensor | KeyValue | None,
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
+        alike: int = 0,
     ) -> tuple[Tensor | Carried, Tensor]:
         """As ``Block.forward``; between fused blocks the stream travels with the norm the next one starts from.
 
@@ -96,7 +99,7 @@ class FusedBlock(Block):
         x, normed, modulation = carried.take()
         y = self._project_qkv(normed)
         del normed
-        y = self.self_attn.o(self._self_attention(y, rope))
+        y = self._product(self.self_attn.o, self._self_attention(y, rope, alike))
         x, normed = self._before_text(x, y, modulation[:, 2:3])
         del y
         time = time_U6D
@@ -106,8 +109,9 @@ class FusedBlock(Block):
         del x, normed
         shift, scale, gate = modulation[:, 3:].chunk(3, dim=1)
         x, normed = self._heard(carried, audio, faces, shift, scale)
-        y = self._feed_forward(normed)
+        y = self._widened(normed)
         del normed
+        y = self._product(self.ffn[2], y)
         return self._left(x, y, gate, time), x
 
     def _heard(
@@ -176,18 +180,22 @@ class FusedBlock(Block):
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D
 
-    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor], alike: int) -> Tensor:
         """What the output projection reads, from queries, keys and values side by side (E = 3 D)."""
         attention = self.self_attn
         q, k, v = qkv_UQE.chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         q_UQHK, k_UQHK = qk_norm_rope(q, k, *norms, *rope, heads, attention.norm_q.eps)
         q, k, v = q_UQHK.transpose(1, 2), k_UQHK.transpose(1, 2), attention.split_heads(v)
+        if attention.alike_function is not None and len(q) > 1 and alike >= FEWEST_ALIKE:
+            return attention.alike_function(q, k, v, alike).transpose(1, 2).flatten(2)
         return attention.attention_function(q, k, v).transpose(1, 2).flatten(2)
 
     def _project_qkv(self, normed_UQD: Tensor) -> Tensor:
-        weight, bias = self.qkv
-        return F.linear(normed_UQD, weight, bias)
+        return linear(normed_UQD, *self.qkv, self.matmul_backend)
+
+    def _product(self, layer: nn.Linear, x_BQC: Tensor) -> Tensor:
+        return linear(x_BQC, layer.weight, layer.bias, self.matmul_backend)
 
     def _before_text(self, x_UQD: Tensor, y_UQD: Tensor, gate_U1D: Tensor) -> tuple[Tensor, Tensor]:
         return self._add_and_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3), self.cross_attn.q)
@@ -197,9 +205,10 @@ class FusedBlock(Block):
         if isinstance(text, Tensor):
             text = attention.project(text)
         bias = text.bias_BS if isinstance(text, BiasedKeyValue) else None
-        q = attention.q(normed_BQD)
+        q = self._product(attention.q, normed_BQD)
         k, v = text.k.to(q.dtype), text.v.to(q.dtype)
-        return attention.o(text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps))
+        attended = text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps)
+        return self._product(attention.o, attended)
 
     def _audio_attention(self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None) -> Tensor:
         """What audio adds to each token, the output projection included: the values hold it, with its bias.
@@ -210,7 +219,7 @@ class FusedBlock(Block):
         attention = self.audio_cross_attn_wrapper.audio_cross_attn
         if isinstance(audio, Tensor):
             audio = attention.project(audio)
-        q = attention.q(normed_BQD)
+        q = self._product(attention.q, normed_BQD)
         k, v = audio.k.to(q.dtype), audio.v.to(q.dtype)
         weight_PBQ = None if face_weight_BQ1 is None else face_weight_BQ1.squeeze(-1)
         if k.ndim == 5:  # one speaker
@@ -234,9 +243,10 @@ class FusedBlock(Block):
         heard = self._audio_attention(inside, audio, group.weight_BM1)
         scatter_residual_norm(x_BQD, normed_BQD, heard, group.tokens_M, shift_B1D, scale_B1D, self.norm2.eps)
 
-    def _feed_forward(self, normed_BQD: Tensor) -> Tensor:
-        widen, _, narrow = self.ffn
-        return narrow(_linear_gelu(normed_BQD, widen))
+    def _widened(self, normed_BQD: Tensor) -> Tensor:
+        """What the second layer of the feed-forward reads."""
+        widen = self.ffn[0]
+        return linear_gelu(normed_BQD, widen.weight, widen.bias, self.matmul_backend)
 
 
 class FusedHead(Head):
@@ -323,17 +333,6 @@ def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
         if length < limit:
             row[length] = math.log(limit - length)
     return bias_BS
-
-
-def _linear_gelu(x: Tensor, linear: nn.Linear) -> Tensor:
-    """Linear layer and tanh-GELU. On a GPU both bias and GELU are part of the product, before its result is rounded.
-
-    PyTorch's operator for that computes the tanh form on a GPU alone.
-    """
-    if x.is_cuda and x.dtype in _HALF and x.dtype == linear.weight.dtype:
-        y = torch._addmm_activation(linear.bias, x.flatten(0, -2), linear.weight.t(), use_gelu=True)
-        return y.unflatten(0, x.shape[:-1])
-    return F.gelu(linear(x), approximate="tanh")
 
 
 def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, bool, float]:

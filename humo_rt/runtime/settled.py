@@ -13,6 +13,8 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime.attention_backends import use_attention
 from humo_rt.runtime.float8_block import fuse_float8, is_float8
 from humo_rt.runtime.fused_block import fuse, is_fused
+from humo_rt.runtime.matmul_backends import use_matmul
+from humo_rt.runtime.matmul_kernels import TORCH
 from humo_rt.runtime.precision import EXACT, FP8
 
 
@@ -21,18 +23,21 @@ class Running:
     """What the pipelines of one DiT share.
 
     attention_backend: what ``attention_backends.choose`` returned; None where an engine runs instead, and the DiT only
-        projects text and audio, as plain blocks do. precision: a tier of ``precision.CHOICES``.
+        projects text and audio, as plain blocks do. matmul_backend: what ``matmul_backends.choose`` returned.
+    precision: a tier of ``precision.CHOICES``.
     fused: whether the blocks run on fused kernels; those of ``"fp8"`` do.
     """
 
     attention_backend: str | None
+    matmul_backend: str = TORCH
     precision: str = EXACT
     fused: bool = False
 
     def __str__(self) -> str:
         if self.attention_backend is None:
             return "a dit_engine"
-        return f"precision {self.precision!r} and attention_backend {self.attention_backend!r}"
+        attention, matmul = self.attention_backend, self.matmul_backend
+        return f"precision {self.precision!r}, attention_backend {attention!r} and matmul_backend {matmul!r}"
 
 
 _settled: WeakKeyDictionary[HumoDiT, Running] = WeakKeyDictionary()
@@ -58,5 +63,6 @@ def settle(dit: HumoDiT, wanted: Running) -> HumoDiT:
         fuse(dit)
     if wanted.attention_backend is not None:
         use_attention(dit, wanted.attention_backend)
+        use_matmul(dit, wanted.matmul_backend)
     _settled[dit] = wanted
     return dit

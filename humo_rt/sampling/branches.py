@@ -67,9 +67,10 @@ class Conditions:
 class GuidedModel:
     """A DiT with its conditions: keys and values of each distinct text and audio are projected once.
 
-    On a GPU, branches that differ in text and audio alone share their input: what comes before the first difference is
-    computed once. CPU libraries round a smaller batch differently, so there a seed keeps its latents to the bit.
-    ``branch_batch_size`` bounds how many branches share one forward; None runs all of them in one.
+    On a GPU, branches that differ in text and audio alone share their input, and those that differ in the image as well
+    share the video's frames of it: what comes before the first difference is computed once. CPU libraries round a
+    smaller batch differently, so there a seed keeps its latents to the bit. ``branch_batch_size`` bounds how many
+    branches share one forward; None runs all of them in one.
     """
 
     def __init__(
@@ -162,6 +163,8 @@ class GuidedModel:
             inputs: dict[str, Any] = {"context": self._context(names), "condition": None, "rope": self._rope}
             if self.model.config.image_injection == "channels":
                 inputs["condition"] = torch.cat([self._channel_condition(with_image) for with_image in distinct])
+            elif len(distinct) == 2 and self.shares_inputs and self.conditions.num_videos == 1:
+                inputs["frames_alike"] = self.shape[2] - self.conditions.num_slots  # they differ in the references
             if len(distinct) < len(names):
                 videos = self.conditions.num_videos
                 rows = [distinct.index("I" in name) * videos + video for name in names for video in range(videos)]

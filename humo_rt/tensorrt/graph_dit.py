@@ -113,6 +113,7 @@ class GraphDiT(ABC):
         face_mask: Tensor | None = None,
         rope: tuple[Tensor, Tensor] | None = None,
         rows: Tensor | None = None,
+        frames_alike: int = 0,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """As ``HumoDiT.forward`` with a context. ``ValueError`` for what the graph was not exported with."""

@@ -21,9 +21,9 @@ GIB = 1024**3
 _FLOAT32_COPIES = 6
 _NARROW_COPIES = 6
 # Of a fused block, in self-attention: the stream; then queries, keys and values, the first two again after rotation,
-# and the output. In the feed-forward: the stream; then its norm and the output.
+# and the output. In the feed-forward: the stream, and what the widened rows are made from or into.
 _FUSED_ATTENTION = (1, 6)
-_FUSED_FEED_FORWARD = (1, 2)
+_FUSED_FEED_FORWARD = (1, 1)
 # Full-resolution feature maps alive at once in the VAE's last level, and the frames of a piece of a small video: of the
 # plain decoder and of the channels-last one (benchmarks/results/h100-vae-decode.json). And the two-frame caches of its
 # convolutions.

@@ -46,7 +46,7 @@ def test_the_whole_report(tmp_path) -> None:
         assert set(variant["seconds"]) == {"text", "audio", "image", "denoise", "decode", "encode", "total"}
         assert variant["step_p90"] >= variant["step_p50"] > variant["branch_forward"] > 0
         assert variant["second_call"]["text"] < variant["seconds"]["text"]
-        assert variant["floor"] == "exact, sdpa"
+        assert variant["floor"] == "exact, sdpa, torch"
         assert variant["times_floor"] == pytest.approx(1000 * variant["branch_forward"] / floor["total"])
         assert 0 < variant["latents_error"] <= agreement["allowed"]
         assert variant["latents_error"] == agreement["errors"][name]

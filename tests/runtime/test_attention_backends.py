@@ -347,7 +347,7 @@ class TestPlumbing:
         assert latency.parse_arguments().attention_backend == "auto"
 
     def test_the_doctor_says_why(self, card, monkeypatch):
-        monkeypatch.setattr(machine, "_attention", lambda: survey(CARD, BF16, 128))
+        monkeypatch.setattr(machine.attention_backends, "survey", lambda *_: survey(CARD, BF16, 128))
         shown = self.run("doctor", "--device", "cpu").stdout
         table = " ".join(shown[shown.index("Self-attention") : shown.index("nano")].split())
         assert "backend on cuda:0 in bfloat16, head_dim 128" in table

@@ -5,16 +5,21 @@ A machine lacks some packages; those are skipped by name, with the reason that t
 
 from __future__ import annotations
 
+import importlib
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from humo_rt.kernels.testing import poisoned_empty
 from humo_rt.pipeline import Pipeline
 from humo_rt.result import GenerationResult
+from humo_rt.runtime import flash_attention_4
 from humo_rt.runtime.attention_backends import BACKENDS, choose, unavailable
-from humo_rt.runtime.attention_kernels import SDPA, self_attention
+from humo_rt.runtime.attention_kernels import FLASH_ATTENTION_4, SDPA, self_attention, self_attention_of_alike
 from tests.kernels import op_checks
 
 pytestmark = pytest.mark.gpu
@@ -154,3 +159,30 @@ def test_probing_leaves_the_random_numbers_alone(backend, device) -> None:
     before = torch.cuda.get_rng_state(device)
     assert unavailable(backend, device, torch.float16, 96) is None
     assert torch.equal(torch.cuda.get_rng_state(device), before)
+
+
+class TestFlashAttention4:
+    @pytest.fixture(autouse=True)
+    def there(self, device):
+        require(FLASH_ATTENTION_4, device)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 1, 128), (1, 12, 1000, 128), (3, 2, 4097, 128)])
+    def test_our_tiles_give_the_package_s_bits(self, device, shape):
+        if torch.cuda.get_device_capability(device)[0] != 9:
+            pytest.skip("tiles of our own are for Hopper")
+        q, k, v = (x.transpose(1, 2) for x in make_qkv(shape, BF16, device))
+        assert isinstance(flash_attention_4._function(q), partial), "the package takes no tiles any more"
+        public = importlib.import_module(flash_attention_4.MODULE).flash_attn_func(q, k, v)
+        assert torch.equal(flash_attention_4.attend(q, k, v), public[0] if isinstance(public, tuple) else public)
+
+    @pytest.mark.parametrize("head_dim", [64, 128])
+    @pytest.mark.parametrize("alike", [1, 1000, 1499])
+    def test_tokens_alike_to_the_tolerance_rule(self, device, head_dim, alike):
+        qkv = [x.clone() for x in make_qkv((2, 3, 1500, head_dim), BF16, device)]
+        for x in qkv:
+            x[:, :, :alike] = x[:1, :, :alike].clone()
+        truth = F.scaled_dot_product_attention(*(x.double() for x in qkv))
+        eager, result = self_attention(*qkv, FLASH_ATTENTION_4), self_attention_of_alike(*qkv, alike)
+        bound = 2 * (eager - truth).abs().max() + 2 * (eager + 0.3 - 0.3 - eager).abs().max()
+        assert (result - truth).abs().max() <= bound
+        assert result.transpose(1, 2).is_contiguous()

@@ -40,7 +40,16 @@ def test_the_same_settings_share_a_dit(dit, running: Running) -> None:
     assert state(dit) == before
 
 
-@pytest.mark.parametrize("second", [EXACT, FLOAT8, ENGINE, dataclasses.replace(EXACT, attention_backend="cudnn")])
+@pytest.mark.parametrize(
+    "second",
+    [
+        EXACT,
+        FLOAT8,
+        ENGINE,
+        dataclasses.replace(EXACT, attention_backend="cudnn"),
+        dataclasses.replace(EXACT, matmul_backend="quack"),
+    ],
+)
 @pytest.mark.parametrize("first", [EXACT, FLOAT8, ENGINE], ids=str)
 def test_other_settings_are_refused_and_change_nothing(dit, first: Running, second: Running) -> None:
     if first == second:
@@ -82,7 +91,9 @@ def test_a_pipeline_that_is_refused_leaves_the_first_as_it_was(monkeypatch, seco
     first = Pipeline(components)
     options = {"num_frames": 5, "seed": 3}
     expected = first.generate("A man speaks.", **options)
-    with pytest.raises(ValueError, match="with precision 'exact' and attention_backend 'sdpa', which precision"):
+    with pytest.raises(
+        ValueError, match="with precision 'exact', attention_backend 'sdpa' and matmul_backend 'torch', which precision"
+    ):
         Pipeline(components, **second)
     found = first.generate("A man speaks.", **options)
     assert np.array_equal(found.frames, expected.frames)

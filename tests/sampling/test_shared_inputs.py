@@ -29,7 +29,9 @@ def test_an_input_for_each_image_condition(published, names, inputs: int, rows: 
 
     class Watched(HumoDiT):
         def forward(self, x, timestep, **given):
-            seen.append((x.shape[0], timestep.shape[0], given.get("condition"), given.get("rows")))
+            condition, rows, alike = (given.get(name) for name in ("condition", "rows", "frames_alike"))
+            seen.append((x.shape[0], timestep.shape[0], condition, rows, alike))
+            assert alike is None or torch.equal(x[0, :, :alike], x[1, :, :alike])
             return super().forward(x, timestep, **given)
 
     model, conditions = Watched(config.dit).eval(), conditions_of(config, "TIA", "cpu")
@@ -41,7 +43,8 @@ def test_an_input_for_each_image_condition(published, names, inputs: int, rows: 
         together = guided.branches(noise, 900, names)
         alone = GuidedModel(model, conditions, noise, branch_batch_size=1).branches(noise, 900, names)
     torch.testing.assert_close(together, alone)
-    latents, timesteps, condition, given = seen[0]
+    latents, timesteps, condition, given, alike = seen[0]
     assert latents == timesteps == inputs
     assert condition is None or condition.shape[0] == inputs
     assert (None if given is None else given.tolist()) == rows
+    assert alike == (3 if inputs == 2 and published is HUMO_1_7B else None)
