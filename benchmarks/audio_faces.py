@@ -34,6 +34,7 @@ from humo_rt.config import preset
 from humo_rt.model.attention import KeyValue
 from humo_rt.model.face_tokens import FaceTokens, gather_face_tokens
 from humo_rt.runtime.fused_block import Carried, FusedBlock, fuse
+from humo_rt.runtime.matmul_backends import AUTO, choose, use_matmul
 
 FRAMES, ROWS, COLUMNS = 26, 30, 52
 WARM_UPS = 2
@@ -110,7 +111,7 @@ def measure(name: str, args: argparse.Namespace, device: torch.device) -> Iterat
 
     for kind, run in (("eager", eager), ("fused", fused)):
         if kind == "fused":
-            fuse(dit)
+            use_matmul(fuse(dit), choose(AUTO, device, torch.bfloat16, config.dim))
             assert isinstance(block, FusedBlock)
         silent = median_of(partial(run, None, None), args.runs, device)
         full = None

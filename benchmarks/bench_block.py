@@ -49,7 +49,7 @@ VARIANTS = {
     "eager batched": Variant(),
     "compiled": Variant(compiled=True, branch_batch_size=1),
     "fused": Variant(fused=True),
-    "fused, torch's products": Variant(fused=True, matmul=TORCH),
+    "fused torch": Variant(fused=True, matmul=TORCH),
     "fused one by one": Variant(fused=True, branch_batch_size=1),
     "fused compiled": Variant(fused=True, compiled=True),
     "fused replayed": Variant(fused=True, replayed=True),

@@ -78,8 +78,8 @@ def measure_floor(
 
     forward = _recorded(block, count, device) if device.type == "cuda" else partial(_one_forward, block, count)
     found = [forward() for _ in range(1 + runs)][1:]
-    attended, linear = (statistics.median(times) for times in zip(*found, strict=True))
-    return {"tokens": tokens, "attention": attended, "linear": linear, "total": attended + linear}
+    attended, multiplied = (statistics.median(times) for times in zip(*found, strict=True))
+    return {"tokens": tokens, "attention": attended, "linear": multiplied, "total": attended + multiplied}
 
 
 def _products(

@@ -50,7 +50,8 @@ def main() -> None:
     with torch.no_grad():
         variants, failed = make_variants(config, args, device)
         rows = measure(variants, config, args, device)
-    report = report_of(device, layers=dit_config.num_layers, results=rows + failed)
+    products = next(iter(variants.values())).dit.blocks[0].matmul_backend
+    report = report_of(device, layers=dit_config.num_layers, matmul_backend=products, results=rows + failed)
     print_table(report)
     hand_over(report, args.json)
 

@@ -33,8 +33,10 @@ from reporting import hand_over, report_of
 
 from humo_rt.config import PRESETS, ModelConfig
 from humo_rt.model.dit import HumoDiT
+from humo_rt.runtime import matmul_backends
 from humo_rt.runtime.attention_backends import AUTO, choose, use_attention
 from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.matmul_backends import use_matmul
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.export import export_onnx
 from humo_rt.tensorrt.session import OnnxDiT
@@ -162,6 +164,7 @@ def exact_path(graph: OnnxDiT, dit: HumoDiT, size: Size, runs: int) -> dict[str,
     if weight.device.type != "cuda":
         return {}
     backend = choose(AUTO, weight.device, weight.dtype, dit.config.head_dim)
+    products = matmul_backends.choose(AUTO, weight.device, weight.dtype, dit.config.dim)
 
     def timed(prepare: Callable[[], Any]) -> float | str:
         try:
@@ -172,8 +175,9 @@ def exact_path(graph: OnnxDiT, dit: HumoDiT, size: Size, runs: int) -> dict[str,
 
     return {
         "attention": backend,
+        "products": products,
         "pytorch_ms": timed(lambda: use_attention(dit, backend)),
-        "pytorch_fused_ms": timed(lambda: fuse(dit)),
+        "pytorch_fused_ms": timed(lambda: use_matmul(fuse(dit), products)),
     }
 
 

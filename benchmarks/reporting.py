@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "triton",
     "flash-attn-4",
+    "quack-kernels",
     "nvidia-cudnn-frontend",
     "diffusers",
     "onnxruntime",

@@ -111,7 +111,7 @@ class Pipeline:
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
                 the fastest that works here. `humo-rt doctor` lists them.
             matmul_backend: what computes the matrix products of the DiT that are not in float8, one of
-                ``matmul_backends.BACKENDS``; ``"auto"`` as above.
+                ``matmul_backends.BACKENDS``; ``"auto"`` as above. ``"quack"`` leaves small ones to PyTorch.
             precision: ``"exact"``, or ``"fp8"`` for the DiT's matrix products in float8 (e4m3), with which ``"auto"``
                 may also take attention in float8. Lossy; needs an Ada, Hopper or Blackwell GPU.
             cuda_graphs: whether a GPU replays forwards of the DiT from a recording, which takes memory for its
@@ -349,6 +349,7 @@ class Pipeline:
             contexts=sum(map(len, sets)),
             dtype=self.dtype,
             fused=self.device.type == "cuda" and self.dit_engine is None,
+            float8=self.precision == FP8,
             predicts_faces=request.face_mask_threshold is not None,
             channels_last_vae=isinstance(self.vae, ChannelsLastVAE),
         )

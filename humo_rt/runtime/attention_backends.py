@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime import float8_attention
+from humo_rt.runtime import flash_attention_4, float8_attention
 from humo_rt.runtime.attention_kernels import (
     FLASH_ATTENTION_4,
     PACKAGES,
@@ -29,7 +29,8 @@ from humo_rt.runtime.attention_kernels import (
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-# Fastest first, by what was measured on an H200 (bfloat16, 12 heads, 40,560 tokens, head_dim 128): flash-attn-4 756,
+# Fastest first, by what was measured on an H200 (bfloat16, 12 heads, 40,560 tokens, head_dim 128): flash-attn-4 (in its
+# own tiles) 756,
 # cuDNN 641, SDPA's flash kernel 367 TFLOP/s. flash-attn-3 and 2 were not measured there: 3 is published with about
 # cuDNN's speed, 2 is where SDPA's flash kernel comes from, so each follows what needs no package.
 BACKENDS = ("flash-attn-4", "cudnn", "flash-attn-3", "sdpa-flash", "flash-attn-2", SDPA)
@@ -93,9 +94,11 @@ def use_attention(dit: HumoDiT, backend: str) -> None:
     """Let ``backend`` compute the self-attention of ``dit``, in place. ``backend`` is what ``choose`` returned."""
     alone = {SDPA: F.scaled_dot_product_attention, CUDNN_FP8: float8_attention.float8_attention}
     function = alone.get(backend) or partial(self_attention, backend=backend)
+    spares = backend == FLASH_ATTENTION_4 and flash_attention_4.gives_lse()
+    alike = self_attention_of_alike if spares else None
     for block in dit.blocks:
         block.self_attn.attention_function = function
-        block.self_attn.alike_function = self_attention_of_alike if backend == FLASH_ATTENTION_4 else None
+        block.self_attn.alike_function = alike
 
 
 def unavailable(backend: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from humo_rt.kernels import registry
+from humo_rt.kernels.merge_attention import merge_attention
 from humo_rt.runtime import flash_attention_4
 
 SDPA, FLASH_ATTENTION_4 = "sdpa", "flash-attn-4"
@@ -87,23 +88,19 @@ def _(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, backend: str) -> Tensor:
     return torch.empty_like(q_BHLK.transpose(1, 2), memory_format=torch.contiguous_format)
 
 
-def self_attention_of_alike(q_UHLK: Tensor, k_UHLK: Tensor, v_UHLK: Tensor, shared: int) -> Tensor:
-    """``self_attention`` by FlashAttention-4 of inputs whose first ``shared`` tokens are alike in q, k and v.
+def self_attention_of_alike(q_UHLK: Tensor, k_UHLK: Tensor, v_UHLK: Tensor, alike: int) -> Tensor:
+    """``self_attention`` by FlashAttention-4 of inputs whose first ``alike`` tokens are the same in q, k and v.
 
-    What these tokens find among themselves is computed once. Each input's other keys are attended to apart, and the two
-    results are weighed by the sums of their softmaxes, as if there had been one.
+    What these tokens find among themselves is computed once, for the first input. Each input's other keys are attended
+    to apart, and the two results are merged as if there had been one softmax.
     """
     q_ULHK, k_ULHK, v_ULHK = (x.transpose(1, 2) for x in (q_UHLK, k_UHLK, v_UHLK))
-    common_q, common_k, common_v = (x[:1, :shared] for x in (q_ULHK, k_ULHK, v_ULHK))
-    common_1LHK, common_lse_1HL = _attention_with_lse(common_q, common_k, common_v)
-    results = []
-    for k, v in zip(k_ULHK[:, shared:].split(1), v_ULHK[:, shared:].split(1), strict=True):
-        own_1LHK, own_lse_1HL = _attention_with_lse(common_q, k, v)
-        share_1LH1 = torch.sigmoid(own_lse_1HL - common_lse_1HL).transpose(1, 2)[..., None]
-        results.append(torch.lerp(common_1LHK.float(), own_1LHK.float(), share_1LH1).to(q_UHLK.dtype))
-    merged_ULHK = torch.cat(results)
-    others_ULHK = self_attention(q_UHLK[:, :, shared:], k_UHLK, v_UHLK, FLASH_ATTENTION_4).transpose(1, 2)
-    return torch.cat([merged_ULHK, others_ULHK], dim=1).transpose(1, 2)
+    common = _attention_with_lse(*(x[:1, :alike] for x in (q_ULHK, k_ULHK, v_ULHK)))
+    own = _attention_with_lse(q_ULHK[:, :alike], k_ULHK[:, alike:], v_ULHK[:, alike:])
+    merged_ULHK = merge_attention(*common, *own)
+    del common, own  # as large as the result
+    others_UHLK = self_attention(q_UHLK[:, :, alike:], k_UHLK, v_UHLK, FLASH_ATTENTION_4)
+    return torch.cat([merged_ULHK, others_UHLK.transpose(1, 2)], dim=1).transpose(1, 2)
 
 
 @torch.library.custom_op("humo_rt::attention_with_lse", mutates_args=())

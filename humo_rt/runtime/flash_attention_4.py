@@ -1,9 +1,9 @@
-"""FlashAttention-4 with tiles for Hopper under load, and with the logarithms of its softmax sums.
+"""FlashAttention-4 with tiles of our own on Hopper, and with the logarithms of its softmax sums.
 
 A large video keeps a card at its power limit. With 192 queries in a tile three groups of warps read keys and values in
-shared memory that two read otherwise, which takes less power and so less time, for the same bits. The package's public
-function takes no tiles; where its inner one is not as expected, the public one runs. The package is imported by the
-first call.
+shared memory that two read otherwise: on an H200 3 % faster for 40,560 tokens and 12 heads, 1.3 % for 40 heads, 3 to
+6 % for 4096 and 11,440 tokens, for the same bits. The package's public function takes no tiles; where its inner one is
+not as expected, the public one runs. The package is imported by the first call.
 
 Shape legend: B batch, L query tokens, S key tokens, H heads, K head_dim.
 """
@@ -36,6 +36,11 @@ def attend_with_lse(q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor) -> tuple[Ten
     return out_BLHK, lse_BHL
 
 
+def gives_lse() -> bool:
+    """Whether the package that is installed can do the latter."""
+    return _takes({"return_lse"}, importlib.import_module(MODULE).flash_attn_func)
+
+
 def _function(q_BLHK: Tensor) -> Callable[..., Any]:
     public, tiled = importlib.import_module(MODULE).flash_attn_func, _tiled_function()
     if tiled is None or not q_BLHK.is_cuda or q_BLHK.shape[-1] != _HEAD_DIM:
@@ -49,7 +54,13 @@ def _tiled_function() -> Callable[..., Any] | None:
     """The function of the package that takes tiles, if it is there and takes what is given to it."""
     try:
         function = importlib.import_module(f"{MODULE}.interface")._flash_attn_fwd
-        taken = inspect.signature(function).parameters
-    except (ImportError, AttributeError, TypeError, ValueError):
+    except (ImportError, AttributeError):
         return None
-    return function if {*_TILES, "return_lse"} <= set(taken) else None
+    return function if _takes({*_TILES, "return_lse"}, function) else None
+
+
+def _takes(names: set[str], function: Callable[..., Any]) -> bool:
+    try:
+        return names <= set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # it has no signature that Python could read
+        return False

@@ -21,7 +21,8 @@ AUTO = "auto"
 # Fastest first, by what was measured on an H200 in bfloat16 of what quack is given.
 BACKENDS = (QUACK, TORCH)
 CHOICES = (AUTO, *BACKENDS)
-INSTALL = "pip install 'humo-rt[cuda]'"
+INSTALL = "pip install 'quack-kernels[cu13]>=0.6.5,<0.7' (without [cu13] for a torch built with CUDA 12)"
+_ABSENT = f"is not installed: {INSTALL}"
 _HOPPER = 9
 
 
@@ -89,8 +90,8 @@ def _unsuited(device: torch.device, dtype: torch.dtype, width: int) -> str | Non
 
 def _works(device: torch.device, dtype: torch.dtype) -> bool:
     reason = _missing(device, dtype)
-    if reason is not None and INSTALL not in reason:
-        logger.warning("%s is installed but not used: it %s", QUACK, reason)
+    if reason is not None and reason != _ABSENT:
+        _say_unused(reason)
     return reason is None
 
 
@@ -101,12 +102,19 @@ def _missing(device: torch.device, dtype: torch.dtype) -> str | None:
         _try(device, dtype)
     except torch.OutOfMemoryError:
         raise  # says nothing of the package, so it is not remembered
-    except ModuleNotFoundError as error:
-        return f"is not installed ({error}): {INSTALL}"
     except Exception as error:  # noqa: BLE001  the package raises kinds of its own; every one is a reason
-        said = " ".join((str(error) or type(error).__name__).split())
-        return f"does not work on {torch.cuda.get_device_name(device)}: {said[:300]}"
+        if isinstance(error, ModuleNotFoundError) and error.name == QUACK:
+            return _ABSENT
+        said = " ".join((str(error) or type(error).__name__).split())[:300]
+        return (
+            f"does not work on {torch.cuda.get_device_name(device)}: {said}; its version may be another one: {INSTALL}"
+        )
     return None
+
+
+@cache
+def _say_unused(reason: str) -> None:
+    logger.warning("%s is installed but not used: it %s", QUACK, reason)
 
 
 def _try(device: torch.device, dtype: torch.dtype) -> None:

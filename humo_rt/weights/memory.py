@@ -21,7 +21,8 @@ GIB = 1024**3
 _FLOAT32_COPIES = 6
 _NARROW_COPIES = 6
 # Of a fused block, in self-attention: the stream; then queries, keys and values, the first two again after rotation,
-# and the output. In the feed-forward: the stream, and what the widened rows are made from or into.
+# and the output, which for a moment is there twice where frames are alike (``"frames"`` injection). In the
+# feed-forward: the stream, and what the widened rows are made from or into; in float8 these are there twice, too.
 _FUSED_ATTENTION = (1, 6)
 _FUSED_FEED_FORWARD = (1, 1)
 # Full-resolution feature maps alive at once in the VAE's last level, and the frames of a piece of a small video: of the
@@ -44,13 +45,15 @@ def activation_bytes(
     dtype: torch.dtype = torch.bfloat16,
     contexts: int | None = None,
     fused: bool = False,
+    float8: bool = False,
     predicts_faces: bool = False,
     channels_last_vae: bool = False,
 ) -> int:
     """Estimated peak beyond the parameters: the larger of denoising and VAE decoding, in bytes.
 
     ``height``, ``width`` in pixels; ``branches``: guidance branches computed in one batch; ``contexts``: those of the
-    whole guidance table, each of which keeps its keys and values; ``fused``: blocks run on fused kernels, as on a GPU;
+    whole guidance table, each of which keeps its keys and values; ``fused``: blocks run on fused kernels, as on a GPU,
+    with ``float8`` in precision fp8;
     ``predicts_faces``: the mask predictor runs, which reads the streams of the last blocks; ``channels_last_vae``:
     the VAE decodes in channels-last memory.
     """
@@ -64,7 +67,8 @@ def activation_bytes(
         attention, feed_forward = (
             dit.dim * (streams * 4 + copies * narrow) for streams, copies in (_FUSED_ATTENTION, _FUSED_FEED_FORWARD)
         )
-        per_token = max(attention, feed_forward + dit.ffn_dim * narrow)
+        attention += dit.dim * narrow if dit.image_injection == "frames" else 0
+        per_token = max(attention, feed_forward + dit.ffn_dim * (narrow + float8))
     if predicts_faces:
         per_token += PREDICTING_BLOCKS * dit.dim * 4
     # Keys and values, at first of both prompts and both audios.

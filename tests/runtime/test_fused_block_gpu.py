@@ -12,9 +12,11 @@ import torch.nn.functional as F
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B, NANO, ModelConfig
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime import attention_backends
+from humo_rt.runtime import attention_backends, fused_block
+from humo_rt.runtime.attention_kernels import FLASH_ATTENTION_4
 from humo_rt.runtime.fused_block import fuse, is_fused, unfuse
 from humo_rt.runtime.matmul_kernels import TORCH, linear_gelu
+from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.guidance import guidance_table
 from humo_rt.weights.random_init import fill_random
@@ -79,6 +81,29 @@ def test_guided_branches_are_the_eager_ones_to_the_tolerance_rule(name: str) -> 
     bound = 2 * (eager - truth).abs().max() + 2 * (eager + 0.3 - 0.3 - eager).abs().max()
     assert (together - truth).abs().max() <= bound
     assert (alone - truth).abs().max() <= bound
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_frames_alike_are_attended_to_once_to_the_tolerance_rule(replayed: bool, monkeypatch) -> None:
+    monkeypatch.setattr(fused_block, "FEWEST_ALIKE", 1)
+    torch.manual_seed(0)
+    config = CONFIGS["humo-1.7b"]
+    dit, noise = make_dit(config), random(1, 16, 4, 12, 20)
+    conditions, names = make_conditions(config, noise), list(guidance_table(config, "TIA").at(900))
+    truth = in_float64(dit, conditions, noise, names)
+    backend = attention_backends.choose("auto", CUDA, torch.bfloat16, config.dit.head_dim)
+    if backend != FLASH_ATTENTION_4:
+        pytest.skip(f"{backend} cannot spare them")
+    attention_backends.use_attention(dit, backend)
+    eager = branches(dit, conditions, noise, names, branch_batch_size=1)
+    attended = []
+    alike = dit.blocks[0].self_attn.alike_function
+    monkeypatch.setattr(dit.blocks[0].self_attn, "alike_function", lambda *args: attended.append(args) or alike(*args))
+    model = ReplayedDiT(fuse(dit), always=True) if replayed else fuse(dit)
+    result = branches(model, conditions, noise, names)
+    assert [args[3] for args in attended] == [3 * 6 * 10] * (2 if replayed else 1)
+    bound = 2 * (eager - truth).abs().max() + 2 * (eager + 0.3 - 0.3 - eager).abs().max()
+    assert (result - truth).abs().max() <= bound
 
 
 @pytest.mark.parametrize("shape", [(2, 300, 256, 768), (1, 40_560, 1536, 8960), (3, 63, 1000, 200)])

@@ -20,6 +20,7 @@ from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.dit import Context, HumoDiT
 from humo_rt.model.embeddings import rope_table
 from humo_rt.runtime import attention_backends, fused_block
+from humo_rt.runtime.attention_kernels import self_attention_of_alike
 from humo_rt.runtime.fused_block import FusedBlock, fuse
 from humo_rt.runtime.matmul_kernels import linear
 from humo_rt.weights.memory import activation_bytes
@@ -58,11 +59,15 @@ def storage(tensor: torch.Tensor) -> torch.UntypedStorage:
     return tensor.untyped_storage()
 
 
-@pytest.fixture(params=[HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
-def config(request, monkeypatch) -> ModelConfig:
+@pytest.fixture(autouse=True)
+def without_a_gpu(monkeypatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda **_: contextlib.nullcontext())
     monkeypatch.setattr(fused_block, "_matmul_dtype", lambda linear: linear.weight.dtype)
     monkeypatch.setattr(fused_block, "linear_gelu", lambda x, weight, bias, backend: linear(x, weight, bias, backend))
+
+
+@pytest.fixture(params=[HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
+def config(request) -> ModelConfig:
     dit = dataclasses.replace(request.param.dit, num_layers=LAYERS)
     # The estimate is the larger one of denoising and decoding, which is not looked at here.
     return dataclasses.replace(request.param, dit=dit, vae=dataclasses.replace(request.param.vae, base_dim=1))
@@ -115,3 +120,19 @@ def test_the_estimate_is_what_a_forward_holds(config, predicts_faces):
         expected = max(attention, feed_forward) * narrow
         assert expected <= live.peak <= 1.02 * expected
     assert live.peak <= estimate <= 1.3 * live.peak
+
+
+@torch.no_grad()
+def test_frames_alike_fit_the_estimate():
+    """Two inputs and as many branches: with more branches the feed-forward holds more than attention does."""
+    config = dataclasses.replace(HUMO_1_7B, dit=dataclasses.replace(HUMO_1_7B.dit, num_layers=LAYERS))
+    dit = make_dit(config)
+    dit.blocks[0].self_attn.alike_function = self_attention_of_alike
+    context = make_context(config).select(torch.arange(2, device=META), torch.arange(2, device=META))
+    latents = empty(2, 16, FRAMES, HEIGHT, WIDTH, dtype=F32)
+    rope = rope_table(FRAMES, HEIGHT // 2, WIDTH // 2, config.dit.head_dim, META)
+    packed = [block.qkv for block in dit.blocks]
+    with LiveBytes(list(dit.parameters()), packed, context, latents, rope) as live:
+        dit(latents, empty(2, dtype=F32), context=context, rope=rope, frames_alike=FRAMES - 1)
+    size = {"height": 480, "width": 832, "num_frames": 97, "references": 1, "branches": 2}
+    assert live.peak <= activation_bytes(config, **size, dtype=BF16, fused=True)

@@ -24,9 +24,12 @@ WIDTH = 1536
 
 @pytest.fixture(autouse=True)
 def nothing_remembered():
-    matmul_backends._missing.cache_clear()
+    caches = (matmul_backends._missing, matmul_backends._say_unused)
+    for remembered in caches:
+        remembered.cache_clear()
     yield
-    matmul_backends._missing.cache_clear()
+    for remembered in caches:
+        remembered.cache_clear()
 
 
 @pytest.fixture
@@ -84,11 +87,22 @@ class TestChoice:
             choose(QUACK, CARD, BF16, WIDTH)
         assert str(caught.value).endswith(INSTALL)
 
-    def test_one_that_fails_is_said_and_not_used(self, card, caplog):
-        card.append(TypeError("no fail-closed\n  semantic key"))
+    @pytest.mark.parametrize(
+        "error",
+        [
+            TypeError("no fail-closed\n  semantic key"),
+            ModuleNotFoundError("No module named 'quack.epilogue'", name="quack.epilogue"),
+        ],
+        ids=["broken", "old"],
+    )
+    def test_one_that_fails_is_said_once_and_not_used(self, card, caplog, error):
+        card.append(error)
         with caplog.at_level(logging.WARNING):
-            assert choose("auto", CARD, BF16, WIDTH) == TORCH
-        assert "quack is installed but not used: it does not work on Test Card: no fail-closed semantic" in caplog.text
+            assert [choose("auto", CARD, BF16, WIDTH) for _ in range(2)] == [TORCH] * 2
+        (record,) = caplog.records
+        said = record.getMessage()
+        assert said.startswith(f"quack is installed but not used: it does not work on Test Card: {str(error)[:9]}")
+        assert said.endswith(INSTALL)
         with pytest.raises(RuntimeError, match="does not work on Test Card"):
             choose(QUACK, CARD, BF16, WIDTH)
 
@@ -110,10 +124,12 @@ class TestSurvey:
         found = survey(CPU, torch.float32, WIDTH)
         assert (found.chosen, found.unavailable[TORCH]) == (TORCH, None)
 
-    def test_the_doctor_shows_it(self):
-        shown = CliRunner().invoke(cli.app, ["doctor"]).output
-        assert "Matrix products" in shown
-        assert "quack" in shown
+    def test_the_doctor_shows_it(self, monkeypatch):
+        monkeypatch.setattr(matmul_backends, "survey", lambda *_: survey(CPU, torch.float32, WIDTH))
+        shown = CliRunner().invoke(cli.app, ["doctor", "--device", "cpu"]).output
+        table = " ".join(shown[shown.index("Matrix products") : shown.index("nano")].split())
+        assert "quack needs an NVIDIA GPU, not cpu" in table
+        assert "torch available, the default here" in table
 
 
 class TestUse:
