@@ -238,6 +238,7 @@ LIBRARY_CALLS: dict[str, tuple[Call, ...] | str] = {
     "merge_attention": "the reference is the library's: sigmoid, lerp",
     "adaln_modulate": (Call(library="F.layer_norm", run=modulated_norm),),
     "adaln_modulate_quantize": _UNQUANTISED,
+    "residual_norm": "the reference is the library's: add, F.layer_norm",
     "gate_residual_norm": (Call(library="addcmul, F.layer_norm", run=gate_residual_norm),),
     "gate_residual_norm_quantize": _UNQUANTISED,
     "gather_norm": "the reference is the library's: index_select, F.layer_norm",

@@ -41,6 +41,7 @@ SPACES = {
     "adaln_modulate": Space(PARTS),
     "adaln_modulate_quantize": Space(PARTS, home="adaln_modulate"),
     "gather_norm": Space(PARTS, home="adaln_modulate"),
+    "residual_norm": Space(PARTS, home="gate_residual_norm"),
     "gate_residual_norm": Space(PARTS),
     "gate_residual_norm_quantize": Space(PARTS, home="gate_residual_norm"),
     "scatter_residual_norm": Space(PARTS, home="gate_residual_norm"),

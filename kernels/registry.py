@@ -25,6 +25,7 @@ OPS = (
     "merge_attention",
     "adaln_modulate",
     "adaln_modulate_quantize",
+    "residual_norm",
     "gate_residual_norm",
     "gate_residual_norm_quantize",
     "gather_norm",

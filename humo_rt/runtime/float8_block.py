@@ -55,11 +55,20 @@ class Float8Block(FusedBlock):
         modulated: bool,
         eps: float,
         reader: nn.Module,
+        earlier_BQD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | QuantizedRows]:
         arguments = (x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps)
         if isinstance(reader, Float8Linear):
-            return gate_residual_norm_quantize(*arguments)
-        return FusedBlock._add_and_norm(*arguments, reader)
+            return gate_residual_norm_quantize(*arguments, earlier_BQD)
+        return FusedBlock._add_and_norm(*arguments, reader, earlier_BQD)
+
+    @staticmethod
+    def _norm_of_sum(
+        x_BQD: Tensor, y_BQD: Tensor, shift: Tensor, scale: Tensor, modulated: bool, eps: float, reader: nn.Module
+    ) -> Tensor | QuantizedRows:
+        if isinstance(reader, Float8Linear):  # not by default: audio attention is exact
+            return gate_residual_norm_quantize(x_BQD, y_BQD, None, shift, scale, modulated, eps)[1]
+        return FusedBlock._norm_of_sum(x_BQD, y_BQD, shift, scale, modulated, eps, reader)
 
     def _product(self, layer: nn.Module, x_BQC: Tensor | QuantizedRows) -> Tensor:
         return layer(x_BQC) if isinstance(layer, Float8Linear) else super()._product(layer, x_BQC)

@@ -4,11 +4,12 @@
 the kernels have no backward pass.
 
 Beside attention and matrix products a block moves, per token and unit of width: four times gate, residual and norm (12
-bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out), once the norm and
-rotation of q and k (8 bytes), the queries of text and of audio twice, and what text attention returns (10 bytes): 66
-bytes in all. Audio attention returns probabilities, 16 for the 128 channels of a head, and the values that they weigh
-hold the output projection. Where audio is for the tokens of faces alone, one of the four norms is theirs alone: they
-are fetched into it (6 bytes) and go back into stream and norm in place (12 bytes), and the others move 50 bytes.
+bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out; text's and audio's two are
+22 together, as the first of them is not written), once the norm and rotation of q and k (8 bytes), the queries of text
+and of audio twice, and what text attention returns (10 bytes): 64 bytes in all. Audio attention returns probabilities,
+16 for the 128 channels of a head, and the values that they weigh hold the output projection. Where audio is for the
+tokens of faces alone, one of the four norms is theirs alone: they are fetched into it (6 bytes) and go back into stream
+and norm in place (12 bytes), and the others move 50 bytes.
 
 Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
@@ -29,6 +30,7 @@ from humo_rt.kernels.float8 import QuantizedRows
 from humo_rt.kernels.gate_residual_norm import gate_residual_norm
 from humo_rt.kernels.gather_norm import gather_norm
 from humo_rt.kernels.qk_norm_rope import qk_norm_rope
+from humo_rt.kernels.residual_norm import residual_norm
 from humo_rt.kernels.scatter_residual_norm import scatter_residual_norm
 from humo_rt.kernels.text_attention import text_attention
 from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
@@ -137,11 +139,10 @@ class FusedBlock(Block):
             return x, normed
         wrapper = self.audio_cross_attn_wrapper
         affine, reader = _affine(wrapper.norm1_audio), wrapper.audio_cross_attn.q
-        x, normed = self._add_and_norm(x, y, None, *affine, reader)
-        del y
-        y = self._audio_attention(normed, audio, faces)
+        normed = self._norm_of_sum(x, y, *affine, reader)
+        heard = self._audio_attention(normed, audio, faces)
         del normed
-        return self._add_and_norm(x, y, None, *norm)
+        return self._add_and_norm(x, heard, None, *norm, y)
 
     def entered(self, x_UQD: Tensor, time_U6D: Tensor) -> Carried:
         """As ``Block.entered``."""
@@ -167,6 +168,12 @@ class FusedBlock(Block):
         return adaln_modulate(x_BQD, shift_B1D, scale_B1D, eps, _matmul_dtype(reader))
 
     @staticmethod
+    def _norm_of_sum(
+        x_BQD: Tensor, y_BQD: Tensor, shift: Tensor, scale: Tensor, modulated: bool, eps: float, reader: nn.Module
+    ) -> Tensor:
+        return residual_norm(x_BQD, y_BQD, shift, scale, modulated, eps, _matmul_dtype(reader))
+
+    @staticmethod
     def _add_and_norm(
         x_BQD: Tensor,
         y_BQD: Tensor,
@@ -176,8 +183,10 @@ class FusedBlock(Block):
         modulated: bool,
         eps: float,
         reader: nn.Module,
+        earlier_BQD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, _matmul_dtype(reader))
+        dtype = _matmul_dtype(reader)
+        return gate_residual_norm(x_BQD, y_BQD, gate_B1D, shift, scale, modulated, eps, dtype, earlier_BQD)
 
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D

@@ -65,6 +65,11 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return residual_BLD.transpose(1, 2), y_BLD.transpose(1, 2), *rest
 
 
+def with_earlier(inputs: Inputs) -> tuple[object, ...]:
+    """The same inputs, and what was not added to the residual before, laid out as y is."""
+    return (*inputs, inputs[1].flip(1))
+
+
 def _cases(dtype: torch.dtype) -> list[Case]:
     shapes = [(1, 1, 64), (3, 21, 256), (8, 3, 1000), (2, 100, 63), (1, 9, 1536), (1, 3, 5120)]
     kinds = {"modulated": {}, "affine": {"gated": False, "modulated": False}}
@@ -83,6 +88,8 @@ def _cases(dtype: torch.dtype) -> list[Case]:
         "narrow stream": _narrow_stream,
         "strided": _strided,
         "transposed": _transposed,
+        "earlier": lambda dtype, device: with_earlier(make_inputs((3, 21, 256), dtype, device)),
+        "earlier strided": lambda dtype, device: with_earlier(_strided(dtype, device)),
     }
     return plain + [
         Case(name=f"{name} {suffix}", make=lambda device, make=make: make(dtype, device))

@@ -1,6 +1,6 @@
 """``gate_residual_norm`` with its norm in e4m3, quantised in the pass that makes it.
 
-    total[b, l] = residual[b, l] + gate[b] * y[b, l]
+    total[b, l] = residual[b, l] + earlier[b, l] + gate[b] * y[b, l]
     n[b, l] = layer_norm(total[b, l]) * (1 + scale[b]) + shift[b]           modulated
     n[b, l] = layer_norm(total[b, l]) * scale + shift                       affine
     row_scale[b, l] = max(|n[b, l]|) / 448      values[b, l] = e4m3(n[b, l] / row_scale[b, l])
@@ -29,11 +29,12 @@ def gate_residual_norm_quantize(
     scale: Tensor,
     modulated: bool,
     eps: float,
+    earlier_BLD: Tensor | None = None,
 ) -> tuple[Tensor, QuantizedRows]:
     """The new residual and its norm; shapes above. ``ValueError`` names the argument that does not fit."""
-    check_inputs(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated)
+    check_inputs(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, earlier_BLD)
     run = reference if registry.exporting() else _gate_residual_norm_quantize
-    total_BLD, *rows = run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps)
+    total_BLD, *rows = run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, earlier_BLD)
     return total_BLD, QuantizedRows(*rows)
 
 
@@ -46,9 +47,10 @@ def _gate_residual_norm_quantize(
     scale: Tensor,
     modulated: bool,
     eps: float,
+    earlier_BLD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     run = registry.select("gate_residual_norm_quantize", residual_BLD.device)
-    return run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps)
+    return run(residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, earlier_BLD)
 
 
 _gate_residual_norm_quantize.register_fake(reference)

@@ -17,9 +17,10 @@ def reference(
     scale: Tensor,
     modulated: bool,
     eps: float,
+    earlier_BLD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """In float32; of a float64 stream the values before rounding."""
     wide = torch.promote_types(residual_BLD.dtype, torch.float32)
     inputs = (residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps)
-    total_BLD, normed_BLD = gated_residual_norm(*inputs, wide)
+    total_BLD, normed_BLD = gated_residual_norm(*inputs, wide, earlier_BLD)
     return total_BLD, *quantized(normed_BLD)

@@ -17,11 +17,12 @@ def run(
     scale: Tensor,
     modulated: bool,
     eps: float,
+    earlier_BLD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The op of this folder; inputs as checked by its wrapper."""
     values_BLD = torch.empty(residual_BLD.shape, dtype=FLOAT8, device=residual_BLD.device)
     row_scale_BL1 = torch.empty((*residual_BLD.shape[:-1], 1), dtype=torch.float32, device=residual_BLD.device)
     total_BLD = torch.empty(residual_BLD.shape, dtype=residual_BLD.dtype, device=residual_BLD.device)
-    inputs = (residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps)
+    inputs = (residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, eps, earlier_BLD)
     launch(total_BLD, values_BLD, row_scale_BL1, *inputs)
     return total_BLD, values_BLD, row_scale_BL1

@@ -19,6 +19,6 @@ def run(
 ) -> tuple[Tensor, ...]:
     """The op of this folder; inputs as checked by its wrapper. Returns what it changed."""
     norm = (None, shift_B1D, scale_B1D, True, eps)
-    launch(residual_BLD, normed_BLD, row_scale_BL1, residual_BLD, y_BMD, *norm, rows_M)
+    launch(residual_BLD, normed_BLD, row_scale_BL1, residual_BLD, y_BMD, *norm, at_L=rows_M)
     changed = (residual_BLD, normed_BLD)
     return changed if row_scale_BL1 is None else (*changed, row_scale_BL1)

@@ -62,6 +62,7 @@ class TestRefusals:
             ({"residual": torch.ones(3, 5, 24, dtype=torch.float64)}, "residual is torch.float64"),
             ({"y": torch.ones(3, 5, 23)}, "y.*give the same shape"),
             ({"y": torch.ones(3, 5, 24, device="meta")}, "use one device"),
+            ({"earlier": torch.ones(3, 5, 23)}, "earlier.*give the same shape"),
             ({"gate": torch.ones(2, 1, 24)}, "gate.*does not fit"),
             ({"shift": torch.ones(24)}, "shift.*does not fit"),
             ({"modulated": False}, r"shift.*give \(24,\)"),
@@ -69,7 +70,7 @@ class TestRefusals:
         ],
     )
     def test_a_bad_argument_is_named(self, inputs, changes, message):
-        names = ("residual", "y", "gate", "shift", "scale", "modulated", "eps", "dtype")
+        names = ("residual", "y", "gate", "shift", "scale", "modulated", "eps", "dtype", "earlier")
         with pytest.raises(ValueError, match=message):
             gate_residual_norm(*(dict(zip(names, inputs)) | changes).values())
 
