@@ -37,6 +37,7 @@ SIZES: dict[str, Any] = {
     "audio_face_attention": AUDIO,
     "audio_face_probabilities": AUDIO,
     "text_attention": TextSizes(texts=(12, 40), tokens=140, heads=4, head_dim=64, text_len=64),
+    "merge_attention": (3, 63, 4, 64),
     "qk_norm_rope": (3, 63, 5, 64),
     "qk_norm_rope_quantize": (3, 63, 4, 64),
     "rms_silu": (2, 3, 14, 15, 96),
