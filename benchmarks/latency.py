@@ -193,6 +193,8 @@ def measure(
             floors[floor_name(pipeline)].append(measure_branch(pipeline, next(iter(first.values())).settings))
     again = {name: timed(f"{name}, second call", variant, args) for name, variant in variants.items()}
     numbers = {name: summary(first[name], results[name], again[name]) for name in variants}
+    if BASELINE in numbers:
+        numbers[BASELINE]["settings"] |= {"matmul_backend": TORCH}  # of plain blocks, whatever the pipeline's is
     for name, variant in variants.items():
         numbers[name]["floor"] = floor_name(variant.pipeline)
         numbers[name]["latents_error"] = agreement.get("errors", {}).get(name)

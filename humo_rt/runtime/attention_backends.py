@@ -29,10 +29,9 @@ from humo_rt.runtime.attention_kernels import (
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-# Fastest first, by what was measured on an H200 (bfloat16, 12 heads, 40,560 tokens, head_dim 128): flash-attn-4 (in its
-# own tiles) 756,
-# cuDNN 641, SDPA's flash kernel 367 TFLOP/s. flash-attn-3 and 2 were not measured there: 3 is published with about
-# cuDNN's speed, 2 is where SDPA's flash kernel comes from, so each follows what needs no package.
+# Fastest first, by what was measured on a cool H200 (bfloat16, 12 heads, 40,560 tokens, head_dim 128): flash-attn-4
+# 756, cuDNN 641, SDPA's flash kernel 367 TFLOP/s. flash-attn-3 and 2 were not measured there: 3 is published with
+# about cuDNN's speed, 2 is where SDPA's flash kernel comes from, so each follows what needs no package.
 BACKENDS = ("flash-attn-4", "cudnn", "flash-attn-3", "sdpa-flash", "flash-attn-2", SDPA)
 # Faster still (885 TFLOP/s there) and lossy: taken when named, and by "auto" where the rest is lossy too.
 CUDNN_FP8 = "cudnn-fp8"

@@ -11,7 +11,8 @@ and of audio twice, and what text attention returns (10 bytes): 64 bytes in all.
 tokens of faces alone, one of the four norms is theirs alone: they are fetched into it (6 bytes) and go back into stream
 and norm in place (12 bytes), and the others move 50 bytes.
 
-Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
+Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim,
+P channels of a patch.
 """
 
 from __future__ import annotations
@@ -264,11 +265,12 @@ class FusedPatchEmbedding(nn.Conv3d):
     """The embedding of patches that do not overlap as the matrix product that it is: tokens lie one after another, as
     they are read."""
 
-    def forward(self, x_BCTHW: Tensor) -> Tensor:
+    def forward(self, latents: Tensor) -> Tensor:
+        """(batch, channels, frames, rows, columns) to the same of patches, D channels each, last in memory."""
         frames, rows, columns = self.kernel_size
-        split = x_BCTHW.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
-        patches_BTHWP = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
-        return F.linear(patches_BTHWP, self.weight.flatten(1), self.bias).movedim(-1, 1)
+        split = latents.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
+        patches_xP = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+        return F.linear(patches_xP, self.weight.flatten(1), self.bias).movedim(-1, 1)
 
 
 class FusedHead(Head):

@@ -21,8 +21,8 @@ GIB = 1024**3
 _FLOAT32_COPIES = 6
 _NARROW_COPIES = 6
 # Of a fused block, in self-attention: the stream; then queries, keys and values, the first two again after rotation,
-# and the output, which for a moment is there twice where frames are alike (``"frames"`` injection). In the
-# feed-forward: the stream, and what the widened rows are made from or into; in float8 these are there twice, too.
+# and the output; where frames are alike (``"frames"`` injection) this is merged from two of its size. In the
+# feed-forward: the stream, and what the widened rows are made from or into; in float8 these are there twice.
 _FUSED_ATTENTION = (1, 6)
 _FUSED_FEED_FORWARD = (1, 1)
 # Full-resolution feature maps alive at once in the VAE's last level, and the frames of a piece of a small video: of the
@@ -53,9 +53,8 @@ def activation_bytes(
 
     ``height``, ``width`` in pixels; ``branches``: guidance branches computed in one batch; ``contexts``: those of the
     whole guidance table, each of which keeps its keys and values; ``fused``: blocks run on fused kernels, as on a GPU,
-    with ``float8`` in precision fp8;
-    ``predicts_faces``: the mask predictor runs, which reads the streams of the last blocks; ``channels_last_vae``:
-    the VAE decodes in channels-last memory.
+    with ``float8`` in precision fp8; ``predicts_faces``: the mask predictor runs, which reads the streams of the last
+    blocks; ``channels_last_vae``: the VAE decodes in channels-last memory.
     """
     dit = config.dit
     latent_frames = (num_frames - 1) // TEMPORAL_STRIDE + 1 + references
@@ -67,7 +66,7 @@ def activation_bytes(
         attention, feed_forward = (
             dit.dim * (streams * 4 + copies * narrow) for streams, copies in (_FUSED_ATTENTION, _FUSED_FEED_FORWARD)
         )
-        attention += dit.dim * narrow if dit.image_injection == "frames" else 0
+        attention += 2 * dit.dim * narrow if dit.image_injection == "frames" else 0
         per_token = max(attention, feed_forward + dit.ffn_dim * (narrow + float8))
     if predicts_faces:
         per_token += PREDICTING_BLOCKS * dit.dim * 4

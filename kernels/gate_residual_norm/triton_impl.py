@@ -97,8 +97,9 @@ def launch(
     """
     batch, length, width = y_BLD.shape
     gated, quantized, kept = gate_B1D is not None, row_scale_BL1 is not None, total_BLD is not None
-    rows = (residual_BLD, y_BLD, y_BLD if earlier_BLD is None else earlier_BLD)  # without an earlier one it is not read
-    residual_BLD, y_BLD, earlier = (x if x.stride(-1) == 1 else x.contiguous() for x in rows)
+    residual_BLD, y_BLD = (x if x.stride(-1) == 1 else x.contiguous() for x in (residual_BLD, y_BLD))
+    earlier = y_BLD if earlier_BLD is None else earlier_BLD  # without one its address is never read
+    earlier = earlier if earlier.stride(-1) == 1 else earlier.contiguous()
     vectors = (gate_B1D if gated else shift, shift, scale)  # without a gate its address is never read
     gate, shift, scale = (v if v.stride(-1) == 1 else v.contiguous() for v in vectors)
     gate, shift, scale = (vector.expand(batch, 1, width) for vector in (gate, shift, scale))

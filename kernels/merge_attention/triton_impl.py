@@ -23,13 +23,13 @@ def _kernel(
     inside = there[:, None] & (channels < K)
     at = rows[:, None] * K + channels
     at_lse = rows % heads * length + rows // heads
-    second = batch * length * heads
+    second_row = batch * length * heads
     first = tl.load(first_ptr + batch * first_batch + at, mask=inside, other=0.0).to(tl.float32)
-    other = tl.load(second_ptr + second * K + at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(second_ptr + second_row * K + at, mask=inside, other=0.0).to(tl.float32)
     first_lse = tl.load(first_lse_ptr + batch * first_lse_batch + at_lse, mask=there, other=0.0)
-    other_lse = tl.load(second_lse_ptr + second + at_lse, mask=there, other=0.0)
-    merged = first + tl.sigmoid(other_lse - first_lse)[:, None] * (other - first)
-    tl.store(out_ptr + second * K + at, merged.to(out_ptr.dtype.element_ty), mask=inside)
+    second_lse = tl.load(second_lse_ptr + second_row + at_lse, mask=there, other=0.0)
+    merged = first + tl.sigmoid(second_lse - first_lse)[:, None] * (second - first)
+    tl.store(out_ptr + second_row * K + at, merged.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def run(first_BLHK: Tensor, first_lse_BHL: Tensor, second_BLHK: Tensor, second_lse_BHL: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from humo_rt.kernels.gate_residual_norm import gate_residual_norm
-from humo_rt.kernels.gate_residual_norm.cases import CASES, make_inputs
+from humo_rt.kernels.gate_residual_norm.cases import CASES, make_inputs, with_earlier
 from humo_rt.kernels.testing import deviation
 from humo_rt.model.block import modulate
 from humo_rt.model.layers import LayerNorm
@@ -82,6 +82,13 @@ class TestGraphs:
     def test_opcheck_without_a_gate(self):
         inputs = make_inputs((2, 5, 24), torch.bfloat16, CPU, gated=False, modulated=False)
         torch.library.opcheck(torch.ops.humo_rt.gate_residual_norm.default, inputs)
+
+    def test_opcheck_with_an_earlier_residual(self, inputs):
+        torch.library.opcheck(torch.ops.humo_rt.gate_residual_norm.default, with_earlier(inputs))
+
+    def test_compiles_and_exports_with_an_earlier_residual(self, inputs):
+        op_checks.assert_compiles(gate_residual_norm, with_earlier(inputs), backend="aot_eager", dynamic=True)
+        op_checks.assert_exports_as_plain_operators(gate_residual_norm, with_earlier(inputs))
 
     def test_compiles_into_one_graph(self, inputs):
         op_checks.assert_compiles(gate_residual_norm, inputs, backend="aot_eager", dynamic=True)

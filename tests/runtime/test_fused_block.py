@@ -11,7 +11,7 @@ import torch
 from humo_rt.config import NANO, DiTConfig
 from humo_rt.model.block import Block
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime.fused_block import FusedBlock, fuse, unfuse
+from humo_rt.runtime.fused_block import FusedBlock, FusedPatchEmbedding, fuse, unfuse
 
 SMALL = {"text_dim": 24, "text_len": 7, "audio_dim": 12, "audio_hidden": 16, "audio_tokens": 4, "audio_token_dim": 24}
 CONFIGS = {
@@ -106,6 +106,18 @@ class TestAgreement:
         torch.testing.assert_close(forward(dit, inputs), expected)
 
 
+@pytest.mark.parametrize("patch", [(1, 2, 2), (2, 2, 3)])
+def test_patches_are_embedded_as_by_the_convolution(patch):
+    torch.manual_seed(0)
+    embedding = torch.nn.Conv3d(3, 10, patch, stride=patch)
+    x = torch.randn(2, 3, 4, 6, 12)
+    expected = embedding(x)
+    embedding.__class__ = FusedPatchEmbedding
+    result = embedding(x)
+    torch.testing.assert_close(result, expected)
+    assert result.flatten(2).transpose(1, 2).is_contiguous()
+
+
 class TestInPlace:
     def test_names_and_values_stay(self, config):
         dit = make_dit(config)
@@ -131,6 +143,7 @@ class TestInPlace:
         eager = forward(dit, inputs)
         assert torch.equal(forward(unfuse(fuse(dit)), inputs), eager)
         assert all(type(block) is Block for block in dit.blocks)
+        assert type(dit.patch_embedding) is torch.nn.Conv3d
         assert unfuse(dit) is dit
 
     def test_fusing_twice_is_refused(self, config):

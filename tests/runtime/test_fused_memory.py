@@ -21,7 +21,8 @@ from humo_rt.model.dit import Context, HumoDiT
 from humo_rt.model.embeddings import rope_table
 from humo_rt.runtime import attention_backends, fused_block
 from humo_rt.runtime.attention_kernels import self_attention_of_alike
-from humo_rt.runtime.fused_block import FusedBlock, fuse
+from humo_rt.runtime.float8_block import fuse_float8
+from humo_rt.runtime.fused_block import FusedBlock, fuse, unfuse
 from humo_rt.runtime.matmul_kernels import linear
 from humo_rt.weights.memory import activation_bytes
 from humo_rt.weights.modules import float32_rule
@@ -68,9 +69,13 @@ def without_a_gpu(monkeypatch) -> None:
 
 @pytest.fixture(params=[HUMO_1_7B, HUMO_17B], ids=lambda config: config.name)
 def config(request) -> ModelConfig:
-    dit = dataclasses.replace(request.param.dit, num_layers=LAYERS)
-    # The estimate is the larger one of denoising and decoding, which is not looked at here.
-    return dataclasses.replace(request.param, dit=dit, vae=dataclasses.replace(request.param.vae, base_dim=1))
+    return shortened(request.param)
+
+
+def shortened(config: ModelConfig) -> ModelConfig:
+    """A few layers; and a VAE of no size, as the estimate is the larger one of denoising and decoding."""
+    dit = dataclasses.replace(config.dit, num_layers=LAYERS)
+    return dataclasses.replace(config, dit=dit, vae=dataclasses.replace(config.vae, base_dim=1))
 
 
 def empty(*shape: int, dtype: torch.dtype = BF16) -> torch.Tensor:
@@ -123,11 +128,32 @@ def test_the_estimate_is_what_a_forward_holds(config, predicts_faces):
 
 
 @torch.no_grad()
+def test_float8_fits_the_estimate(config):
+    dit, context = fuse_float8(unfuse(make_dit(config))), make_context(config)
+    latents = empty(BRANCHES, 16, FRAMES, HEIGHT, WIDTH, dtype=F32)
+    condition = None
+    if config.dit.image_injection == "channels":
+        condition = empty(BRANCHES, config.dit.in_channels - 16, FRAMES, HEIGHT, WIDTH, dtype=F32)
+    rope = rope_table(FRAMES, HEIGHT // 2, WIDTH // 2, config.dit.head_dim, META)
+    packed = [block.qkv for block in dit.blocks]
+    with LiveBytes(list(dit.parameters()), packed, context, latents, condition, rope) as live:
+        dit(latents, empty(BRANCHES, dtype=F32), context=context, condition=condition, rope=rope)
+    size = {"height": 480, "width": 832, "num_frames": 97, "references": 1, "branches": BRANCHES}
+    estimate = activation_bytes(config, **size, dtype=BF16, fused=True, float8=True)
+    assert live.peak <= estimate <= 1.3 * live.peak
+
+
+@torch.no_grad()
 def test_frames_alike_fit_the_estimate():
     """Two inputs and as many branches: with more branches the feed-forward holds more than attention does."""
-    config = dataclasses.replace(HUMO_1_7B, dit=dataclasses.replace(HUMO_1_7B.dit, num_layers=LAYERS))
+    config, attended = shortened(HUMO_1_7B), []
     dit = make_dit(config)
-    dit.blocks[0].self_attn.alike_function = self_attention_of_alike
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        attended.append(arguments[3])
+        return self_attention_of_alike(*arguments)
+
+    dit.blocks[0].self_attn.alike_function = watched
     context = make_context(config).select(torch.arange(2, device=META), torch.arange(2, device=META))
     latents = empty(2, 16, FRAMES, HEIGHT, WIDTH, dtype=F32)
     rope = rope_table(FRAMES, HEIGHT // 2, WIDTH // 2, config.dit.head_dim, META)
@@ -135,4 +161,6 @@ def test_frames_alike_fit_the_estimate():
     with LiveBytes(list(dit.parameters()), packed, context, latents, rope) as live:
         dit(latents, empty(2, dtype=F32), context=context, rope=rope, frames_alike=FRAMES - 1)
     size = {"height": 480, "width": 832, "num_frames": 97, "references": 1, "branches": 2}
-    assert live.peak <= activation_bytes(config, **size, dtype=BF16, fused=True)
+    estimate = activation_bytes(config, **size, dtype=BF16, fused=True)
+    assert live.peak <= estimate <= 1.3 * live.peak
+    assert attended == [(FRAMES - 1) * HEIGHT * WIDTH // 4]
