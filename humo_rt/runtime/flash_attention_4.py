@@ -1,8 +1,8 @@
 """FlashAttention-4 with tiles of our own on Hopper, and with the logarithms of its softmax sums.
 
 A large video keeps a card at its power limit. With 192 queries in a tile three groups of warps read keys and values in
-shared memory that two read otherwise: on an H200 3 % faster for 40,560 tokens and 12 heads, 1.3 % for 40 heads, 3 to
-6 % for 4096 and 11,440 tokens, for the same bits. The package's public function takes no tiles; where its inner one is
+shared memory that two read otherwise: on an H200 3 % faster for 40,560 tokens and 12 heads, 1.3 % for 40 heads, 7 and
+3 % for 4096 and 11,440 tokens, for the same bits. The package's public function takes no tiles; where its inner one is
 not as expected, the public one runs. The package is imported by the first call.
 
 Shape legend: B batch, L query tokens, S key tokens, H heads, K head_dim.
