@@ -68,7 +68,10 @@ def gate_residual_norm(
     modulated: bool,
     eps: float,
     dtype: torch.dtype,
+    earlier_BLD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
+    if earlier_BLD is not None:
+        residual_BLD = residual_BLD + earlier_BLD
     total_BLD = residual_BLD + y_BLD if gate_B1D is None else torch.addcmul(residual_BLD, gate_B1D, y_BLD)
     if modulated:
         return total_BLD, modulated_norm(total_BLD, shift, scale, eps, dtype)

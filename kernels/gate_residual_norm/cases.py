@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,18 +12,31 @@ from humo_rt.kernels.testing import Case
 EPS = 1e-6
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Branches, tokens of 97 frames with one reference, width.
+
+class Stream(NamedTuple):
+    """Branches, tokens, width; with something that was not added before, or without."""
+
+    batch: int
+    length: int
+    width: int
+    earlier: bool = False
+
+
+# Tokens of 97 frames with one reference.
 WORKLOADS = {
-    "humo-1.7b 480x832": (3, 40_560, 1536),
-    "humo-17b 720x1280": (1, 93_600, 5120),
-    "nano 128x128": (4, 1664, 256),
+    "humo-1.7b 480x832": Stream(3, 40_560, 1536),
+    "humo-17b 720x1280": Stream(1, 93_600, 5120),
+    "nano 128x128": Stream(4, 1664, 256),
+    "humo-1.7b 480x832 two residuals": Stream(3, 40_560, 1536, earlier=True),
+    "humo-17b 720x1280 two residuals": Stream(1, 93_600, 5120, earlier=True),
 }
 
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, torch.dtype]
+# At the end what was not added before, if there is such a thing.
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, torch.dtype, *tuple[Tensor, ...]]
 
 
 def make_inputs(
-    shape: tuple[int, int, int],
+    shape: Stream | tuple[int, int, int],
     dtype: torch.dtype,
     device: torch.device,
     *,
@@ -30,15 +45,16 @@ def make_inputs(
 ) -> Inputs:
     """A float32 residual stream, the output of a sub-block in ``dtype``, and three of six modulation vectors."""
     generator = torch.Generator(device).manual_seed(sum(shape))
-    batch, _, width = shape
-    residual_BLD = torch.randn(shape, generator=generator, device=device) * 3 + 0.5
-    y_BLD = torch.randn(shape, generator=generator, device=device).to(dtype)
+    batch, length, width, earlier = Stream(*shape)
+    residual_BLD = torch.randn(batch, length, width, generator=generator, device=device) * 3 + 0.5
+    y_BLD = torch.randn(batch, length, width, generator=generator, device=device).to(dtype)
     parts = torch.randn(batch, 6, width, generator=generator, device=device).chunk(6, dim=1)
     gate_B1D, shift, scale = parts[2:5]
     if not modulated:
         shift, scale = shift[0, 0], scale[0, 0]
     gate_B1D = gate_B1D if gated else None
-    return residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, EPS, dtype
+    inputs = residual_BLD, y_BLD, gate_B1D, shift, scale, modulated, EPS, dtype
+    return with_earlier(inputs) if earlier else inputs
 
 
 def bytes_moved(residual_BLD: Tensor, y_BLD: Tensor, *rest: object) -> int:
@@ -65,7 +81,7 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     return residual_BLD.transpose(1, 2), y_BLD.transpose(1, 2), *rest
 
 
-def with_earlier(inputs: Inputs) -> tuple[object, ...]:
+def with_earlier(inputs: Inputs) -> Inputs:
     """The same inputs, and what was not added to the residual before, laid out as y is."""
     return (*inputs, inputs[1].flip(1))
 

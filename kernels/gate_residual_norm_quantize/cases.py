@@ -10,10 +10,12 @@ from humo_rt.kernels.testing import Case
 
 WORKLOADS = plain.WORKLOADS
 
-Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float]
+Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, bool, float, *tuple[Tensor, ...]]
 
 
-def make_inputs(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, **kinds: bool) -> Inputs:
+def make_inputs(
+    shape: plain.Stream | tuple[int, int, int], dtype: torch.dtype, device: torch.device, **kinds: bool
+) -> Inputs:
     """As of ``gate_residual_norm``, without the result's dtype."""
     return _without_dtype(plain.make_inputs(shape, dtype, device, **kinds))
 

@@ -11,6 +11,7 @@ import torch
 from humo_rt.kernels import registry
 from humo_rt.kernels.audio_face_attention.cases import Sizes as AudioSizes
 from humo_rt.kernels.causal_conv.cases import Shape
+from humo_rt.kernels.gate_residual_norm.cases import Stream
 from humo_rt.kernels.testing import Case, deviation
 from humo_rt.kernels.text_attention.cases import Sizes as TextSizes
 
@@ -20,7 +21,9 @@ AUDIO = [
     AudioSizes(batch=2, frames=2, tokens=20, heads=4, head_dim=64, keys=8, mask="soft"),
     AudioSizes(frames=2, tokens=20, heads=4, head_dim=64, keys=8, speakers=2, mask="soft"),
 ]
+ROWS = [(1, 63, 256), (3, 63, 256)]  # one vector for all samples, and one for each
 SIZES = {
+    "gate_residual_norm": [*ROWS, Stream(3, 63, 256, earlier=True)],
     "audio_face_attention": AUDIO,
     "audio_face_probabilities": AUDIO,
     "text_attention": [TextSizes(texts=(30, 9, 1), tokens=70, heads=4, head_dim=64, text_len=64)],
@@ -28,7 +31,6 @@ SIZES = {
     "rms_silu": [(2, 2, 6, 7, 96)],
     "causal_conv": [Shape(2, 9, 13, 96, 96), Shape(2, 5, 6, 32, 48, (1, 3, 3), residual=False)],
 }
-ROWS = [(1, 63, 256), (3, 63, 256)]  # one vector for all samples, and one for each
 
 
 @pytest.fixture

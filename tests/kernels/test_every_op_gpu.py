@@ -18,6 +18,7 @@ import torch
 from humo_rt.kernels import registry
 from humo_rt.kernels.audio_face_attention.cases import Sizes as AudioSizes
 from humo_rt.kernels.causal_conv.cases import Shape as ConvShape
+from humo_rt.kernels.gate_residual_norm.cases import Stream
 from humo_rt.kernels.testing import Case, check, deviation
 from humo_rt.kernels.text_attention.cases import Sizes as TextSizes
 from tests.kernels import op_checks
@@ -50,6 +51,10 @@ def fewer_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], min(shape[1], max(1, ELEMENTS // row)), *shape[2:])
 
 
+def fewer_tokens(stream: Stream) -> Stream:
+    return stream._replace(length=min(stream.length, max(1, ELEMENTS // (stream.batch * stream.width))))
+
+
 def fewer_frames(sizes: AudioSizes) -> AudioSizes:
     frame = sizes.batch * sizes.tokens * sizes.heads * sizes.head_dim
     return replace(sizes, frames=min(sizes.frames, max(2, ELEMENTS // frame)))
@@ -58,6 +63,9 @@ def fewer_frames(sizes: AudioSizes) -> AudioSizes:
 CUT: dict[str, Callable[[Any], Any]] = {
     "audio_face_attention": fewer_frames,
     "audio_face_probabilities": fewer_frames,
+    "gate_residual_norm": fewer_tokens,
+    "gate_residual_norm_quantize": fewer_tokens,
+    "residual_norm": fewer_tokens,
     "text_attention": lambda sizes: replace(sizes, texts=sizes.texts[-1:], tokens=min(sizes.tokens, 8192)),
     "rms_silu": lambda shape: (1, min(shape[1], 2), *shape[2:]),
     "causal_conv": lambda shape: shape._replace(frames=2, rows=min(shape.rows, 20)),

@@ -22,9 +22,11 @@ from humo_rt.kernels.gate_residual_norm import gate_residual_norm
 from humo_rt.kernels.gather_norm import gather_norm
 from humo_rt.kernels.gelu_quantize import gelu_quantize
 from humo_rt.kernels.guided_update import guided_update
+from humo_rt.kernels.merge_attention import merge_attention
 from humo_rt.kernels.qk_norm_rope import qk_norm_rope
 from humo_rt.kernels.quantize_rows import quantize_rows
 from humo_rt.kernels.quantize_tensor import quantize_tensor
+from humo_rt.kernels.residual_norm import residual_norm
 from humo_rt.kernels.rms_silu import rms_silu
 from humo_rt.kernels.scatter_residual_norm import scatter_residual_norm
 from humo_rt.kernels.text_attention import text_attention
@@ -97,16 +99,19 @@ def test_causal_conv(backend):
     op_checks.assert_equal(causal_conv(x, weight, bias, None)[:, -1:], causal_conv(x[:, -3:], weight, bias, None))
 
 
-@needs(17)
+@needs(21)
+@pytest.mark.parametrize("earlier", [False, True])
 @backends_of("gate_residual_norm")
-def test_gate_residual_norm(backend):
+def test_gate_residual_norm(backend, earlier):
     *_, gate, shift, scale, modulated, eps, dtype = make_inputs("gate_residual_norm", (1, 1, 256))
     residual = torch.zeros(2, 2**22 + 8, 256, dtype=torch.bfloat16, device=CUDA)
     residual[1, -8:] = torch.randn(8, 256, device=CUDA)
     y = residual.flip(-1)
     vectors = (gate, shift, scale, modulated, eps, dtype)
-    result = gate_residual_norm(residual, y, *vectors)
-    expected = gate_residual_norm(residual[1:, -1000:], y[1:, -1000:], *vectors)
+    before = residual.roll(1, dims=-1) if earlier else None
+    result = gate_residual_norm(residual, y, *vectors, before)
+    before = before[1:, -1000:] if earlier else None
+    expected = gate_residual_norm(residual[1:, -1000:], y[1:, -1000:], *vectors, before)
     op_checks.assert_equal([each[1:, -1000:] for each in result], expected)
 
 
@@ -141,6 +146,24 @@ def test_guided_update(backend):
     weights, coefficients = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], device=CUDA), torch.ones(3, 5, device=CUDA)
     for result in guided_update(velocity, weights, latents, latents, latents, latents, coefficients):
         assert result[-9:].tolist() == [0.0] + [35.0] * 8
+
+
+@needs(14)
+@pytest.mark.parametrize("samples", [1, 2])
+@backends_of("merge_attention")
+def test_merge_attention(backend, samples):
+    """The last tokens of a large input equal the same tokens alone; the first keys serve one sample or all."""
+    length = 2**22 + 8
+    first = torch.zeros(samples, length, 2, 128, dtype=torch.bfloat16, device=CUDA)
+    second = torch.zeros(2, length, 2, 128, dtype=torch.bfloat16, device=CUDA)
+    first_lse, second_lse = torch.zeros(samples, 2, length, device=CUDA), torch.zeros(2, 2, length, device=CUDA)
+    for each in (first, second):
+        each[-1, -8:] = torch.randn(8, 2, 128, device=CUDA)
+    for each in (first_lse, second_lse):
+        each[-1, :, -8:] = torch.randn(2, 8, device=CUDA)
+    result = merge_attention(first, first_lse, second, second_lse)
+    alone = (first[-1:, -1000:], first_lse[-1:, :, -1000:], second[-1:, -1000:], second_lse[-1:, :, -1000:])
+    assert torch.equal(result[-1:, -1000:], merge_attention(*alone))
 
 
 @needs(20)
@@ -183,6 +206,18 @@ def test_quantize_tensor_centred_and_padded(backend):
     assert not values[:, -5:].view(torch.uint8).any()
     found = values[:, -1005:-5].float() * scale + centre
     assert (found - x[:, -1000:].float()).abs().max() <= 448 / 16 * scale  # e4m3 errs by 1/16 at most
+
+
+@needs(13)
+@backends_of("residual_norm")
+def test_residual_norm(backend):
+    *_, shift, scale, modulated, eps, dtype = make_inputs("residual_norm", (1, 1, 256))
+    residual = torch.zeros(2, 2**22 + 8, 256, dtype=torch.bfloat16, device=CUDA)
+    residual[1, -8:] = torch.randn(8, 256, device=CUDA)
+    y = residual.flip(-1)
+    result = residual_norm(residual, y, shift, scale, modulated, eps, dtype)
+    expected = residual_norm(residual[1:, -1000:], y[1:, -1000:], shift, scale, modulated, eps, dtype)
+    assert torch.equal(result[1:, -1000:], expected)
 
 
 @needs(9)
