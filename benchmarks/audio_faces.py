@@ -8,13 +8,14 @@ plain PyTorch. "fused" is what lies between text attention and feed-forward; its
 that rows say what the audio adds. "share" is of the same block's audio without a mask; for 15 % face tokens 0.35 is the
 goal. "error" compares a row that gathers with the dense computation under the same mask; it is 0 where both add up in
 the same order. "moves" are ways to fetch 15 % of the tokens and to put them back, alone. Random weights and inputs.
-Each row is a recorded graph, so that its launches do not count; the L2 cache is overwritten before every run. A row
-that fails is reported and the others go on. JSON last.
+Each row is a recorded graph, so that its launches do not count; the L2 cache is overwritten before every run, and the
+rows of a block take turns. A row that fails is reported and the others go on. JSON last.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 from bench_block import make_dit
-from device_clock import microseconds
+from device_clock import single_run
 from reporting import hand_over, headline, report_of
 from torch import Tensor
 
@@ -37,7 +38,7 @@ from humo_rt.runtime.fused_block import Carried, FusedBlock, fuse
 from humo_rt.runtime.matmul_backends import AUTO, choose, use_matmul
 
 FRAMES, ROWS, COLUMNS = 26, 30, 52
-WARM_UPS = 2
+SILENT = "no audio"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=["humo-1.7b", "humo-17b"])
     parser.add_argument("--branches", type=int, default=4, help="guidance branches in the one forward")
-    parser.add_argument("--runs", type=int, default=9)
+    parser.add_argument("--runs", type=int, default=25)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--json", type=Path, help="file for the report")
     return parser.parse_args()
@@ -113,19 +114,38 @@ def measure(name: str, args: argparse.Namespace, device: torch.device) -> Iterat
         if kind == "fused":
             use_matmul(fuse(dit), choose(AUTO, device, torch.bfloat16, config.dim))
             assert isinstance(block, FusedBlock)
-        silent = median_of(partial(run, None, None), args.runs, device)
-        full = None
-        for case in CASES:
-            row: dict[str, Any] = {"preset": name, "block": kind, "case": case.name}
-            try:
-                row |= measure_case(case, run, block, x_BQD, args.runs)
-            except RuntimeError as error:  # out of memory, a kernel that does not compile
-                yield row | {"failure": str(error).splitlines()[0]}
-                continue
-            row["added"] = row["median"] - silent
-            full = full or row["added"]  # the first case has no mask
-            yield row | {"share": row["added"] / full}
+        yield from measure_block({"preset": name, "block": kind}, run, block, x_BQD, args.runs)
     yield from measure_moves(name, x_BQD, args.runs)
+
+
+def measure_block(
+    named: dict[str, str], run: Callable[..., Tensor], block: Any, x_BQD: Tensor, runs: int
+) -> list[dict[str, Any]]:
+    """Rows of all cases, which take turns: within the time of one the card's clock may be another's no more."""
+    pool = torch.cuda.graph_pool_handle() if x_BQD.is_cuda else None  # all compute in the same memory
+    clocks = {SILENT: clock_of(partial(run, None, None), x_BQD.device, pool)}
+    rows: list[dict[str, Any]] = []
+    for case in CASES:
+        rows.append({**named, "case": case.name})
+        try:
+            numbers, work = prepared(case, run, block, x_BQD)
+            clocks[case.name] = clock_of(work, x_BQD.device, pool)
+        except RuntimeError as error:  # out of memory, a kernel that does not compile
+            rows[-1]["failure"] = str(error).splitlines()[0]
+        else:
+            rows[-1] |= numbers
+    times: dict[str, list[float]] = {case: [] for case in clocks}
+    for _ in range(runs):
+        for case, clock in clocks.items():
+            times[case].append(clock())
+    silent = statistics.median(times[SILENT])
+    for row in rows:
+        if "failure" not in row:
+            of_row = times[row["case"]]
+            row |= {"median": statistics.median(of_row), "fastest": min(of_row), "slowest": max(of_row)}
+            row["added"] = row["median"] - silent
+            row["share"] = row["added"] / rows[0].get("added", math.nan)  # the first case has no mask
+    return rows
 
 
 def measure_moves(name: str, x_BQD: Tensor, runs: int) -> Iterator[dict[str, Any]]:
@@ -149,14 +169,18 @@ def measure_moves(name: str, x_BQD: Tensor, runs: int) -> Iterator[dict[str, Any
     for way, run in ways.items():
         row = {"preset": name, "block": "moves", "case": way}
         try:
-            median = median_of(run, runs, x_BQD.device)
+            clock = clock_of(run, x_BQD.device)
+            median = statistics.median(clock() for _ in range(runs))
         except RuntimeError as error:
             yield row | {"failure": str(error).splitlines()[0]}
             continue
         yield row | {"median": median, "gb_per_second": 2 * rows_BMD.nbytes / median / 1e6}
 
 
-def measure_case(case: Row, run: Callable[..., Tensor], block: Any, x_BQD: Tensor, runs: int) -> dict[str, Any]:
+def prepared(
+    case: Row, run: Callable[..., Tensor], block: Any, x_BQD: Tensor
+) -> tuple[dict[str, Any], Callable[[], Tensor]]:
+    """What is known of a case before it is timed, and what to time."""
     audio, faces = make_audio(case, block, x_BQD.shape[0]), None
     numbers: dict[str, Any] = {}
     if case.share is not None:
@@ -169,8 +193,7 @@ def measure_case(case: Row, run: Callable[..., Tensor], block: Any, x_BQD: Tenso
             numbers["tokens"] = sum(len(group.tokens_M) for group in faces) / x_BQD.shape[1]
             numbers["error"] = ((found - expected).norm() / expected.norm()).item()
             del expected, found
-    times = timed(partial(run, audio, faces), runs, x_BQD.device)
-    return numbers | {"median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
+    return numbers, partial(run, audio, faces)
 
 
 def make_audio(case: Row, block: Any, branches: int) -> KeyValue:
@@ -201,17 +224,12 @@ def make_weights(case: Row, branches: int, device: torch.device) -> Tensor:
     return weight if case.speakers > 1 else weight[0]
 
 
-def median_of(run: Callable[[], Any], runs: int, device: torch.device) -> float:
-    return statistics.median(timed(run, runs, device))
-
-
-def timed(run: Callable[[], Any], runs: int, device: torch.device) -> list[float]:
-    """Milliseconds of single runs, on the device's clock and with a cold L2."""
-    if device.type == "cuda":
-        return [time / 1000 for time in microseconds(run, runs=runs)]
-    for _ in range(WARM_UPS):
-        run()
-    return [_host_milliseconds(run) for _ in range(runs)]
+def clock_of(run: Callable[[], Any], device: torch.device, pool: tuple[int, int] | None = None) -> Callable[[], float]:
+    """Each call of it is a single run, in milliseconds: on the device's clock and with a cold L2."""
+    if device.type != "cuda":
+        return partial(_host_milliseconds, run)
+    once = single_run(run, pool)
+    return lambda: once() / 1000
 
 
 def _host_milliseconds(run: Callable[[], Any]) -> float:

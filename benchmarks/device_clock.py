@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +21,23 @@ CALLS, ROWS_OF_CALLS = 12, 10  # in a row; rows
 def microseconds(run: Callable[..., Any], inputs: tuple[object, ...] = (), *, runs: int = RUNS) -> list[float]:
     """Times of single runs of ``run(*inputs)``, which may be recorded: it neither waits for the GPU nor asks it.
 
-    The L2 cache is overwritten before each. It is full then of lines that have to be written back, while of what the
-    run writes the last lines stay there.
+    As of ``single_run``.
+    """
+    once = single_run(partial(run, *inputs))
+    return [once() for _ in range(runs)]
+
+
+def single_run(run: Callable[[], Any], pool: tuple[int, int] | None = None) -> Recorded:
+    """A run with a cold cache, for a caller that lets several take turns: the card's clock moves while they run.
+
+    The L2 cache is overwritten before it. It is full then of lines that have to be written back, while of what the run
+    writes the last lines stay there. ``pool``: ``torch.cuda.graph_pool_handle()``, for recordings that may share the
+    memory of what they compute.
     """
     for _ in range(WARM_UPS):
-        run(*inputs)
+        run()
     flush = torch.empty(4 * torch.cuda.get_device_properties().L2_cache_size, dtype=torch.uint8, device="cuda")
-    return _replayed(flush.zero_, lambda: run(*inputs), runs)
+    return Recorded(flush.zero_, run, pool)
 
 
 def microseconds_in_a_row(run: Callable[..., Any], each: Sequence[tuple[object, ...]]) -> list[float]:
@@ -43,7 +54,8 @@ def microseconds_in_a_row(run: Callable[..., Any], each: Sequence[tuple[object, 
         for _ in range(CALLS):
             turns()
 
-    return [time / CALLS for time in _replayed(turns, calls, ROWS_OF_CALLS)]
+    row = Recorded(turns, calls)
+    return [row() / CALLS for _ in range(ROWS_OF_CALLS)]
 
 
 class Turns:
@@ -60,21 +72,22 @@ class Turns:
         self.turn = (self.turn + 1) % len(self.each)
 
 
-def _replayed(before: Callable[[], Any], work: Callable[[], Any], runs: int) -> list[float]:
-    """Times of ``work``, each after ``before``."""
-    start, end = (torch.cuda.Event(enable_timing=True, external=True) for _ in range(2))
-    torch.cuda.synchronize()
-    gc.collect()  # what the collector frees while a graph is recorded may end it
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        before()
-        start.record()
-        work()
-        end.record()
+class Recorded:
+    """Work after other work, as one graph. A call runs both and returns the microseconds that the former took."""
 
-    def replayed() -> float:
-        graph.replay()
+    def __init__(self, before: Callable[[], Any], work: Callable[[], Any], pool: tuple[int, int] | None = None) -> None:
+        self._held = before, work  # the graph reads their memory
+        self._start, self._end = (torch.cuda.Event(enable_timing=True, external=True) for _ in range(2))
+        self._graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        return 1000 * start.elapsed_time(end)
+        gc.collect()  # what the collector frees while a graph is recorded may end it
+        with torch.cuda.graph(self._graph, pool=pool):
+            before()
+            self._start.record()
+            work()
+            self._end.record()
 
-    return [replayed() for _ in range(runs)]
+    def __call__(self) -> float:
+        self._graph.replay()
+        torch.cuda.synchronize()
+        return 1000 * self._start.elapsed_time(self._end)

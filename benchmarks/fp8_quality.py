@@ -6,7 +6,8 @@
 Every variant is compared with exact fused blocks of the same weights, then the variants take turns. Errors are
 relative, norm over norm: of a block's output and of what it adds, given the exact input; of each branch's velocity; of
 the guided velocity. Random weights and inputs: activations of a trained model have larger outliers. A variant that
-fails is reported and does not stop the others. Prints tables, then one line of JSON. Videos: ``fp8_video.py``.
+fails is reported and does not stop the others. The report is saved whenever it grows. Prints tables, then one line of
+JSON. Videos: ``fp8_video.py``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from bench_block import TIMESTEP, branch_names, make_conditions, make_dit, make_noise
 from floor import milliseconds
-from reporting import hand_over, headline, report_of
+from own_process import announce
+from reporting import hand_over, headline, report_of, save
 from torch import Tensor
 
 from humo_rt.config import ModelConfig, preset
@@ -49,9 +52,11 @@ def main() -> None:
         check_precision("fp8", device, torch.bfloat16, dit_config)
     with torch.no_grad():
         variants, failed = make_variants(config, args, device)
-        rows = measure(variants, config, args, device)
-    products = next(iter(variants.values())).dit.blocks[0].matmul_backend
-    report = report_of(device, layers=dit_config.num_layers, matmul_backend=products, results=rows + failed)
+        products = next(iter(variants.values())).dit.blocks[0].matmul_backend
+        report = report_of(device, layers=dit_config.num_layers, matmul_backend=products, results=[])
+        for rows in measure(variants, config, args, device):
+            report["results"] = [*rows, *failed]
+            save(report, args.json)
     print_table(report)
     hand_over(report, args.json)
 
@@ -113,7 +118,8 @@ def make_variants(
 
 def measure(
     variants: dict[str, Variant], config: ModelConfig, args: argparse.Namespace, device: torch.device
-) -> list[dict[str, Any]]:
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of all variants, each time that there is more in them: errors, then a round of times."""
     noise = make_noise(args, device)
     conditions = make_conditions(config.dit, noise)
     names = branch_names(config, args.branches)
@@ -130,6 +136,7 @@ def measure(
     expected = velocities("exact")
     rows: dict[str, dict[str, Any]] = {name: {"variant": name} for name in variants}
     for name, row in rows.items():
+        announce(f"errors of {name}")
         try:
             found = velocities(name)
             row["branches"] = {branch: relative(a, b) for branch, a, b in zip(names, found, expected, strict=True)}
@@ -138,14 +145,16 @@ def measure(
                 row["blocks"] = block_errors(variants["exact"], variants[name], lambda: velocities("exact"))
         except Exception as error:  # noqa: BLE001  one that does not run must not hide the others
             row["failed"] = f"{type(error).__name__}: {error}"
+        yield list(rows.values())
     times = {name: [] for name, row in rows.items() if "failed" not in row}
     for _ in range(args.runs):
         for name, taken in times.items():
             taken.append(milliseconds(lambda name=name: velocities(name), device))
-    for name, taken in times.items():
-        rows[name] |= {"median": statistics.median(taken), "fastest": min(taken), "slowest": max(taken)}
-        rows[name]["exact_over_this"] = statistics.median(times["exact"]) / rows[name]["median"]
-    return list(rows.values())
+            announce(f"{name}: {taken[-1]:.1f} ms")
+        for name, taken in times.items():
+            rows[name] |= {"median": statistics.median(taken), "fastest": min(taken), "slowest": max(taken)}
+            rows[name]["exact_over_this"] = statistics.median(times["exact"]) / rows[name]["median"]
+        yield list(rows.values())
 
 
 def block_errors(exact: Variant, other: Variant, forward: Any) -> list[dict[str, float]]:
