@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from humo_rt.condition_encoder import ConditionEncoder
-from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE, DiTConfig
+from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
 from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_sound
 from humo_rt.model.dit import HumoDiT
 from humo_rt.request import GenerateOptions, GenerationRequest, GuidanceOptions
@@ -25,8 +25,9 @@ from humo_rt.runtime import attention_backends, matmul_backends
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
 from humo_rt.runtime.clock import StageClock
 from humo_rt.runtime.encoding_cache import EncodingCache
+from humo_rt.runtime.execution import Execution
 from humo_rt.runtime.placement import chosen_device
-from humo_rt.runtime.precision import EXACT, FP8, check_precision
+from humo_rt.runtime.precision import EXACT, FP8
 from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.runtime.settled import Running, settle
 from humo_rt.runtime.trace import Tracer, block_ranges
@@ -48,17 +49,8 @@ if TYPE_CHECKING:
 class Pipeline:
     """A loaded model. Build it once with ``from_pretrained``, call ``generate`` as often as you like."""
 
-    def __init__(
-        self,
-        components: Components,
-        *,
-        dit_engine: str | Path | DitEngine | None = None,
-        attention_backend: str = attention_backends.AUTO,
-        matmul_backend: str = matmul_backends.AUTO,
-        precision: str = EXACT,
-        cuda_graphs: bool | None = None,
-    ) -> None:
-        """See ``from_pretrained`` for ``dit_engine``, the two backends, ``precision`` and ``cuda_graphs``.
+    def __init__(self, components: Components, execution: Execution | None = None) -> None:
+        """``execution``: as ``from_pretrained`` makes of its arguments; None for their defaults.
 
         Pipelines that are made of the same ``components`` share the DiT: all of them give the same ``precision`` and
         backends, or all of them a ``dit_engine``. ``ValueError`` otherwise, and nothing is changed.
@@ -66,16 +58,12 @@ class Pipeline:
         self.config = components.config
         weight = components.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it
         self.device, self.dtype = weight.device, weight.dtype
-        self.dit_engine, self.precision = dit_engine, precision
-        _check_precision(precision, dit_engine, self.device, self.dtype, self.config.dit)
-        _check_graphs(cuda_graphs, self.device)
-        self.attention_backend = _attention(
-            attention_backend, dit_engine, self.device, self.dtype, self.config.dit.head_dim, precision
-        )
-        self.matmul_backend = _matmul(matmul_backend, dit_engine, self.device, self.dtype, self.config.dit.dim)
-        self.dit = _opened(components, dit_engine, self._running())
-        replays = dit_engine is None and self.device.type == "cuda" and cuda_graphs is not False
-        self.denoiser = ReplayedDiT(self.dit, always=bool(cuda_graphs)) if replays else self.dit
+        execution = (execution or Execution()).settled_for(self.device, self.dtype, self.config.dit)
+        self.dit_engine, self.precision = execution.dit_engine, execution.precision
+        self.attention_backend, self.matmul_backend = execution.attention_backend, execution.matmul_backend
+        self.dit = _opened(components, self.dit_engine, execution.running(self.device))
+        replays = execution.may_replay(self.device)
+        self.denoiser = ReplayedDiT(self.dit, always=bool(execution.cuda_graphs)) if replays else self.dit
         self.vae = components.vae
         if channels_last_pays(self.vae, self.device):
             use_channels_last(self.vae)
@@ -127,12 +115,16 @@ class Pipeline:
         """
         device = chosen_device(device)
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        execution = Execution(
+            dit_engine=dit_engine,
+            attention_backend=attention_backend,
+            matmul_backend=matmul_backend,
+            precision=precision,
+            cuda_graphs=cuda_graphs,
+        )
         # Refused here rather than after the minutes that loading may take.
         config = configuration(path_or_preset, weights).dit
-        _check_precision(precision, dit_engine, device, dtype, config)
-        _attention(attention_backend, dit_engine, device, dtype, config.head_dim, precision)
-        _matmul(matmul_backend, dit_engine, device, dtype, config.dim)
-        _check_graphs(cuda_graphs, device)
+        execution.settled_for(device, dtype, config)
         if dit_engine is not None:
             from humo_rt.tensorrt import require_openable
 
@@ -149,14 +141,7 @@ class Pipeline:
             encoder_device="cpu" if offload_encoders else None,
             exported_dit=dit_engine is not None,
         )
-        pipeline = cls(
-            components,
-            dit_engine=dit_engine,
-            attention_backend=attention_backend,
-            matmul_backend=matmul_backend,
-            precision=precision,
-            cuda_graphs=cuda_graphs,
-        )
+        pipeline = cls(components, execution)
         if dit_engine is not None:
             from humo_rt.tensorrt.graph_dit import keep_context_projections
 
@@ -260,13 +245,6 @@ class Pipeline:
             "precision": self.precision,
             **({} if self.dit_engine is None else {"dit_engine": str(self.dit_engine)}),
         }
-
-    def _running(self) -> Running:
-        """How the DiT is to run: on fused kernels on a GPU, unless an engine runs instead."""
-        if self.attention_backend is None or self.matmul_backend is None:
-            return Running(attention_backend=None, precision=self.precision)
-        backends = {"attention_backend": self.attention_backend, "matmul_backend": self.matmul_backend}
-        return Running(**backends, precision=self.precision, fused=self.device.type == "cuda")
 
     def _written_blocks(
         self, request: GenerationRequest, sounds: Sequence[Sound], clock: StageClock, tracer: Tracer | None = None
@@ -414,46 +392,6 @@ def _opened(components: Components, engine: str | Path | DitEngine | None, runni
     opened = open_dit(engine, components.dit, loaded_from=Source.of(components))
     settle(components.dit, running)
     return opened
-
-
-def _check_precision(
-    precision: str, engine: str | Path | DitEngine | None, device: torch.device, dtype: torch.dtype, config: DiTConfig
-) -> None:
-    check_precision(precision, device, dtype, config)
-    if engine is not None and precision != EXACT:
-        raise ValueError(f"precision {precision!r} does not reach into {str(engine)!r}: leave it out")
-
-
-def _check_graphs(wanted: bool | None, device: torch.device) -> None:
-    if wanted and device.type != "cuda":
-        raise ValueError(f"cuda_graphs=True replays recordings of a GPU, but the model runs on {device}: leave it out")
-
-
-def _attention(
-    requested: str,
-    engine: str | Path | DitEngine | None,
-    device: torch.device,
-    dtype: torch.dtype,
-    head_dim: int,
-    precision: str,
-) -> str | None:
-    """The backend of self-attention, checked; None with an engine, which brings its own."""
-    if engine is None:
-        return attention_backends.choose(requested, device, dtype, head_dim, lossy=precision == FP8)
-    if requested != attention_backends.AUTO:
-        raise ValueError(f"attention_backend {requested!r} does not reach into {str(engine)!r}: leave it out")
-    return None
-
-
-def _matmul(
-    requested: str, engine: str | Path | DitEngine | None, device: torch.device, dtype: torch.dtype, width: int
-) -> str | None:
-    """The backend of matrix products, checked; None with an engine, which brings its own."""
-    if engine is None:
-        return matmul_backends.choose(requested, device, dtype, width)
-    if requested != matmul_backends.AUTO:
-        raise ValueError(f"matmul_backend {requested!r} does not reach into {str(engine)!r}: leave it out")
-    return None
 
 
 def _read_sounds(request: GenerationRequest, clock: StageClock) -> list[Sound]:

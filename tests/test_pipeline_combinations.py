@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import humo_rt.pipeline
 from humo_rt.config import HUMO_1_7B, HUMO_17B
 from humo_rt.pipeline import Pipeline
+from humo_rt.runtime import execution
+from humo_rt.runtime.execution import Execution
 from humo_rt.runtime.float8_block import is_float8
 from tests.tiny import tiny_components, tiny_config, tiny_pipeline
 
@@ -62,10 +63,12 @@ def test_kept_branches_and_two_speakers_who_say_the_same(layout: str) -> None:
 @pytest.fixture(params=PUBLISHED)
 def both(request, monkeypatch) -> tuple[Pipeline, Pipeline]:
     """An exact pipeline and one in float8, of the same weights, as on a GPU but for the kernels."""
-    monkeypatch.setattr(humo_rt.pipeline, "_check_precision", lambda *_: None)
+    monkeypatch.setattr(execution, "check_precision", lambda *_: None)
     config = tiny_config(PUBLISHED[request.param])
     exact, float8 = (
-        Pipeline(tiny_components(config, dtype=torch.bfloat16), precision=precision, attention_backend="sdpa")
+        Pipeline(
+            tiny_components(config, dtype=torch.bfloat16), Execution(precision=precision, attention_backend="sdpa")
+        )
         for precision in ("exact", "fp8")
     )
     assert is_float8(float8.dit)

@@ -8,6 +8,7 @@ import torch
 
 from humo_rt.config import HUMO_1_7B
 from humo_rt.pipeline import Pipeline
+from humo_rt.runtime.execution import Execution
 from tests.tiny import tiny_components, tiny_config, tiny_pipeline
 
 pytestmark = pytest.mark.gpu
@@ -104,13 +105,13 @@ def test_latents_in_half_precision_from_a_callback_go_on() -> None:
 @pytest.mark.parametrize("second", [{"precision": "fp8"}, {"attention_backend": "sdpa"}], ids=str)
 def test_a_second_pipeline_that_would_change_the_dit_is_refused(second: dict) -> None:
     components = tiny_components(tiny_config(HUMO_1_7B), dtype=torch.bfloat16, device="cuda")
-    first = Pipeline(components, attention_backend="sdpa-flash")
+    first = Pipeline(components, Execution(attention_backend="sdpa-flash"))
     options = {"num_frames": 5, "seed": 3, **given("TIA")}
     expected = first.generate(PROMPT, **options)
     with pytest.raises(ValueError, match="the DiT of these components was set up for"):
-        Pipeline(components, **second)
+        Pipeline(components, Execution(**second))
     assert np.array_equal(first.generate(PROMPT, **options).frames, expected.frames)
-    shared = Pipeline(components, attention_backend="sdpa-flash")
+    shared = Pipeline(components, Execution(attention_backend="sdpa-flash"))
     assert np.array_equal(shared.generate(PROMPT, **options).frames, expected.frames)
 
 

@@ -12,6 +12,7 @@ from humo_rt import cli
 from humo_rt.config import HUMO_1_7B
 from humo_rt.pipeline import Pipeline
 from humo_rt.runtime import matmul_backends
+from humo_rt.runtime.execution import Execution
 from humo_rt.runtime.matmul_backends import INSTALL, choose, survey, use_matmul
 from humo_rt.runtime.matmul_kernels import QUACK, TORCH
 from tests.runtime.test_fused_block import CONFIGS, make_dit
@@ -143,7 +144,7 @@ class TestUse:
 
     def test_a_pipeline_refuses_what_cannot_be(self):
         with pytest.raises(ValueError, match="matmul_backend 'quack' needs an NVIDIA GPU"):
-            Pipeline(tiny_components(tiny_config(HUMO_1_7B)), matmul_backend=QUACK)
+            Pipeline(tiny_components(tiny_config(HUMO_1_7B)), Execution(matmul_backend=QUACK))
 
     def test_the_command_line(self):
         result = CliRunner().invoke(cli.app, ["generate", "--prompt", "x", "--matmul-backend", "mkl"])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import humo_rt.pipeline
 from humo_rt.config import HUMO_1_7B
 from humo_rt.model.block import Block
 from humo_rt.pipeline import Pipeline
+from humo_rt.runtime import attention_backends, execution
+from humo_rt.runtime.execution import Execution
 from humo_rt.runtime.float8_block import Float8Block, fuse_float8
 from humo_rt.runtime.fused_block import FusedBlock, unfuse
 from humo_rt.runtime.settled import Running, settle
@@ -85,8 +86,8 @@ def test_float8_made_by_hand_is_not_taken_over(dit, running: Running) -> None:
 
 @pytest.mark.parametrize("second", [{"precision": "fp8"}, {"attention_backend": "sdpa-flash"}], ids=str)
 def test_a_pipeline_that_is_refused_leaves_the_first_as_it_was(monkeypatch, second: dict) -> None:
-    monkeypatch.setattr(humo_rt.pipeline, "_check_precision", lambda *_: None)
-    monkeypatch.setattr(humo_rt.pipeline, "_attention", lambda requested, *_: requested.replace("auto", "sdpa"))
+    monkeypatch.setattr(execution, "check_precision", lambda *_: None)
+    monkeypatch.setattr(attention_backends, "choose", lambda requested, *_, **__: requested.replace("auto", "sdpa"))
     components = tiny_components(tiny_config(HUMO_1_7B))
     first = Pipeline(components)
     options = {"num_frames": 5, "seed": 3}
@@ -94,7 +95,7 @@ def test_a_pipeline_that_is_refused_leaves_the_first_as_it_was(monkeypatch, seco
     with pytest.raises(
         ValueError, match="with precision 'exact', attention_backend 'sdpa' and matmul_backend 'torch', which precision"
     ):
-        Pipeline(components, **second)
+        Pipeline(components, Execution(**second))
     found = first.generate("A man speaks.", **options)
     assert np.array_equal(found.frames, expected.frames)
     assert found.settings == expected.settings

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from humo_rt.cli import app
 from humo_rt.config import HUMO_1_7B, PRESETS
 from humo_rt.pipeline import Pipeline
+from humo_rt.runtime.execution import Execution
 from humo_rt.tensorrt import open_dit
 from humo_rt.tensorrt.fingerprint import Fingerprint
 from humo_rt.tensorrt.session import OnnxDiT
@@ -111,7 +112,7 @@ def test_settings_name_the_engine_and_unused_weights_are_dropped(pipelines, nano
 
 def test_an_engine_of_another_model_is_refused(nano_float32):
     with pytest.raises(ValueError, match=r"was exported from another model \(.*dim 256 instead of 32"):
-        Pipeline(tiny_components(tiny_config(HUMO_1_7B)), dit_engine=nano_float32.exported.path)
+        Pipeline(tiny_components(tiny_config(HUMO_1_7B)), Execution(dit_engine=nano_float32.exported.path))
 
 
 def test_a_graph_of_other_weights_is_refused(nano_float32, tmp_path, monkeypatch):
