@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from humo_rt.conditions.face import DetectFaces
     from humo_rt.config import PRESETS
+    from humo_rt.options import GenerateOptions
     from humo_rt.pipeline import Pipeline, generate
-    from humo_rt.request import GenerateOptions, GenerationRequest
+    from humo_rt.request import GenerationRequest
     from humo_rt.result import GenerationResult
     from humo_rt.sampling.guidance import GuidanceRow, GuidanceTable
     from humo_rt.sampling.reuse import GuidanceReuse
@@ -27,7 +28,7 @@ _HOMES = {
     "DetectFaces": "humo_rt.conditions.face",
     "generate": "humo_rt.pipeline",
     "Pipeline": "humo_rt.pipeline",
-    "GenerateOptions": "humo_rt.request",
+    "GenerateOptions": "humo_rt.options",
     "GenerationRequest": "humo_rt.request",
     "GenerationResult": "humo_rt.result",
     "GuidanceReuse": "humo_rt.sampling.reuse",

@@ -19,7 +19,8 @@ from humo_rt.condition_encoder import ConditionEncoder
 from humo_rt.config import FPS, LATENT_CHANNELS, SAMPLE_RATE
 from humo_rt.media import BackgroundWriter, Sound, VideoWriter, mix, read_sound
 from humo_rt.model.dit import HumoDiT
-from humo_rt.request import GenerateOptions, GenerationRequest, GuidanceOptions
+from humo_rt.options import GenerateOptions, GuidanceOptions
+from humo_rt.request import GenerationRequest
 from humo_rt.result import GenerationResult
 from humo_rt.runtime import attention_backends, matmul_backends
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, channels_last_pays, use_channels_last
@@ -37,6 +38,7 @@ from humo_rt.sampling.denoise import denoise
 from humo_rt.sampling.guidance import GuidanceTable, guidance_table
 from humo_rt.sampling.reuse import computed_branches
 from humo_rt.sampling.schedule import make_scheduler, model_timesteps
+from humo_rt.step_observer import step_observer
 from humo_rt.weights.components import Components, load_components
 from humo_rt.weights.memory import activation_bytes, available_memory, check_memory
 from humo_rt.weights.resolve import configuration
@@ -270,7 +272,7 @@ class Pipeline:
         )
         watched = {} if tracer is None else {"around_step": tracer.step}
         ranges = nullcontext() if tracer is None else block_ranges(self.dit)
-        with request.step_observer(self) as on_step, ranges:
+        with step_observer(request, self) as on_step, ranges:
             latents = denoise(
                 self.denoiser,
                 conditions,

@@ -9,12 +9,11 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from numbers import Real
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,6 @@ from humo_rt.config import FPS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE, Mo
 from humo_rt.media import Sound, check_output_path, read_image, read_sound
 from humo_rt.media.audio import AudioSource
 from humo_rt.media.image import ImageSource
-from humo_rt.progress import step_bar
 from humo_rt.sampling.guidance import NUMBERS, GuidanceTable, guidance_numbers, guidance_table
 from humo_rt.sampling.reuse import GuidanceReuse
 from humo_rt.sampling.schedule import SAMPLERS
@@ -46,68 +44,6 @@ logger = logging.getLogger(__name__)
 SCALES = ("guidance_scale", "audio_guidance_scale", "image_guidance_scale")
 MAX_TIMESTEP = 1000.0
 FACE_MASK_THRESHOLD = 0.5
-
-
-class GuidanceOptions(TypedDict, total=False):
-    """Of ``GenerateOptions`` those that decide which guidance branches run at which step."""
-
-    num_inference_steps: int | None
-    guidance: str | GuidanceTable | Sequence[Mapping[str, Any]] | None
-    guidance_scale: float | None
-    audio_guidance_scale: float | None
-    image_guidance_scale: float | None
-    guidance_switch_timestep: float | None
-    guidance_reuse: int | str | Mapping[str, Any] | GuidanceReuse | None
-    flow_shift: float | None
-    sampler: str | None
-    branch_batch_size: int | None
-
-
-class GenerateOptions(GuidanceOptions, total=False):
-    """The keyword arguments of ``generate`` beside the prompt; what is left out or None comes from the preset.
-
-    image: reference images of the person, clothes or things: one or several paths, Pillow images or (H, W, 3) arrays.
-    audio: the speech: a path to any file ffmpeg reads, or (samples, rate in Hz). Or a list of these, one for each
-        speaker: what their audio adds is summed, and the video carries the mix.
-    face_masks: where the audio acts: a box (left, top, right, bottom) in pixels or several, a mask image, white on the
-        face, or a mask video, array or tensor (F, H, W) with one mask for each frame; or ``DetectFaces`` of a picture
-        or an earlier video, or "detect:FILE". With a list of audios a list, one for each speaker. Everywhere when left
-        out. "predictor" changes the result: each step takes the mask that the model's own mask predictor gave in the
-        step before, from the branch that sees most, for all branches.
-    face_mask_threshold: of "predictor": the probability, above 0 and below 1, from which on a pixel is face; 0.5.
-    negative_prompt: what the video should not look like.
-    height, width: pixels, multiples of 16.
-    num_frames: 4n + 1 frames at 25 per second; without it as long as the audio.
-    num_inference_steps: denoising steps, 1..1000.
-    seed: whole number >= 0; drawn at random and reported when left out. generator: a torch.Generator instead of it.
-    guidance: a name ("humo-1.7b", "humo-17b", "paper", "none"), a ``GuidanceTable`` or the rows of one.
-    guidance_scale, audio_guidance_scale, image_guidance_scale: weight of text, audio and images, >= 0.
-    guidance_switch_timestep: where "humo-17b" changes its formula, 0..1000, 1000 is noise.
-    guidance_reuse: lossy: compute guidance branches at every n-th step only, all of them but the richest or each its
-        own, as in {"TA": 2, "0": 4}; or a ``GuidanceReuse``.
-    flow_shift: > 0; larger values spend more steps on the coarse structure.
-    sampler: "unipc" (the default) or "euler".
-    branch_batch_size: guidance branches computed at once; all of them when left out. Fewer need less memory.
-    callback_on_step_end: called as (pipeline, step, timestep, {"latents": tensor}) after every step; latents of the
-        same shape in the dict it returns, if any, replace the current ones, in float32.
-    output: the MP4 to write. progress: True for a bar, or a function called as (steps done, steps in all).
-    trace: True to measure stages, steps and memory, see ``runtime.trace``; the host then waits for each stage.
-    """
-
-    image: ImageSource | Sequence[ImageSource] | None
-    audio: AudioSource | list[AudioSource] | None
-    face_masks: FaceMaskSource | Sequence[FaceMaskSource] | None
-    face_mask_threshold: float | None
-    negative_prompt: str | None
-    height: int | None
-    width: int | None
-    num_frames: int | None
-    seed: int | None
-    generator: torch.Generator | None
-    callback_on_step_end: Callable[[Any, int, int, dict[str, Tensor]], dict[str, Tensor] | None] | None
-    output: str | os.PathLike[str] | None
-    progress: bool | Callable[[int, int], None]
-    trace: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -220,27 +156,6 @@ class GenerationRequest:
         """The scales and the switch, as ``guidance_table`` takes them; those that are None are left out."""
         return {name: getattr(self, name) for name in NUMBERS if getattr(self, name) is not None}
 
-    @contextmanager
-    def step_observer(self, pipeline: Any) -> Iterator[Callable[[int, int, Tensor], Tensor] | None]:
-        """What the denoise loop calls after each step to run the user's callback and report progress; None if nothing.
-
-        A KeyboardInterrupt raised in either ends the generation.
-        """
-        if not self.progress and self.callback_on_step_end is None:
-            yield None
-            return
-        with step_bar() if self.progress is True else nullcontext(self.progress or None) as report:
-
-            def on_step(index: int, timestep: int, latents: Tensor) -> Tensor:
-                if self.callback_on_step_end is not None:
-                    returned = self.callback_on_step_end(pipeline, index, timestep, {"latents": latents})
-                    latents = _returned_latents(returned, latents)
-                if report is not None:
-                    report(index + 1, self.num_inference_steps)
-                return latents
-
-            yield on_step
-
     def settings(self) -> dict[str, Any]:
         """What decides the video, JSON-ready, under the names of the arguments. Arrays are described, not stored."""
         left_out = ("callback_on_step_end", "generator", "output", "progress", "trace")
@@ -350,20 +265,6 @@ def _seed(seed: int | None, generator: torch.Generator | None) -> int:
             logger.warning("the generator has been used before: its seed alone does not make this video again")
         return generator.initial_seed()
     return secrets.randbelow(2**31) if seed is None else rules.whole("seed", seed, 0, rules.MAX_SEED)
-
-
-def _returned_latents(returned: Any, latents: Tensor) -> Tensor:
-    """What a step's callback wants to go on with, on the device and in the float32 of the ``latents`` it was given."""
-    if returned is None:
-        return latents
-    if not isinstance(returned, Mapping) or not set(returned) <= {"latents"}:
-        given = ", ".join(map(repr, returned)) if isinstance(returned, Mapping) else type(returned).__name__
-        raise ValueError(f'callback_on_step_end returned {given}: return {{"latents": tensor}}, or None for no change')
-    changed = returned.get("latents", latents)
-    if not isinstance(changed, Tensor) or changed.shape != latents.shape:
-        given = list(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
-        raise ValueError(f"callback_on_step_end returned latents of {given}: keep the shape {list(latents.shape)}")
-    return changed.to(latents)
 
 
 def _sampler(name: str) -> str:
