@@ -34,7 +34,8 @@ from torch import Tensor
 from humo_rt.config import preset
 from humo_rt.model.attention import KeyValue
 from humo_rt.model.face_tokens import FaceTokens, gather_face_tokens
-from humo_rt.runtime.fused_block import Carried, FusedBlock, fuse
+from humo_rt.runtime.fused_block import Carried, FusedBlock
+from humo_rt.runtime.fusing import fuse
 from humo_rt.runtime.matmul_backends import AUTO, choose, use_matmul
 
 FRAMES, ROWS, COLUMNS = 26, 30, 52

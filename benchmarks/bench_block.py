@@ -28,7 +28,7 @@ from torch import Tensor
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, DiTConfig, ModelConfig, preset
 from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime import attention_backends, matmul_backends
-from humo_rt.runtime.fused_block import fuse, unfuse
+from humo_rt.runtime.fusing import fuse, unfuse
 from humo_rt.runtime.matmul_kernels import TORCH
 from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.sampling.branches import Conditions, GuidedModel

@@ -31,7 +31,8 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime import attention_backends
 from humo_rt.runtime.attention_backends import AUTO, CHOICES, CUDNN_FP8
 from humo_rt.runtime.float8_block import fuse_float8
-from humo_rt.runtime.fused_block import Carried, fuse
+from humo_rt.runtime.fused_block import Carried
+from humo_rt.runtime.fusing import fuse
 from humo_rt.runtime.matmul_backends import choose, use_matmul
 from humo_rt.runtime.precision import EXACT_LAYERS, check_precision
 from humo_rt.sampling.branches import GuidedModel

@@ -50,7 +50,7 @@ from humo_rt.result import GenerationResult
 from humo_rt.runtime.attention_backends import AUTO, CHOICES, CUDNN_FP8, choose
 from humo_rt.runtime.attention_kernels import self_attention
 from humo_rt.runtime.channels_last_vae import ChannelsLastVAE, use_channels_last, use_plain
-from humo_rt.runtime.fused_block import fuse, is_fused, unfuse
+from humo_rt.runtime.fusing import fuse, is_fused, unfuse
 from humo_rt.runtime.matmul_backends import CHOICES as MATMUL_CHOICES
 from humo_rt.runtime.matmul_kernels import TORCH
 from humo_rt.runtime.precision import CHOICES as PRECISIONS

@@ -35,7 +35,7 @@ from humo_rt.config import PRESETS, ModelConfig
 from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime import matmul_backends
 from humo_rt.runtime.attention_backends import AUTO, choose, use_attention
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from humo_rt.runtime.matmul_backends import use_matmul
 from humo_rt.tensorrt.bindings import Size
 from humo_rt.tensorrt.export import export_onnx

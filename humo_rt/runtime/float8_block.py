@@ -22,7 +22,8 @@ from humo_rt.model.block import Block
 from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime.float8_attention import attend_quantized, float8_attention, key_padding, with_common_value
 from humo_rt.runtime.float8_linear import Float8Linear
-from humo_rt.runtime.fused_block import FusedBlock, is_fused, link, pack
+from humo_rt.runtime.fused_block import FusedBlock
+from humo_rt.runtime.fusing import is_fused, link, pack
 from humo_rt.runtime.precision import EXACT_LAYERS, check_patterns, check_widths, float8_layers
 
 

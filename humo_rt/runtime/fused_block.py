@@ -1,7 +1,6 @@
-"""A DiT whose blocks run on fused kernels: fewer passes over memory, the same arithmetic.
+"""A block on fused kernels: fewer passes over memory, the same arithmetic. ``fusing`` makes a DiT of them.
 
-``fuse`` changes a DiT in place and ``unfuse`` changes it back; parameters keep their names and values. For inference:
-the kernels have no backward pass.
+For inference: the kernels have no backward pass.
 
 Beside attention and matrix products a block moves, per token and unit of width: four times gate, residual and norm (12
 bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out; text's and audio's two are
@@ -11,8 +10,7 @@ and of audio twice, and what text attention returns (10 bytes): 64 bytes in all.
 tokens of faces alone, one of the four norms is theirs alone: they are fetched into it (6 bytes) and go back into stream
 and norm in place (12 bytes), and the others move 50 bytes.
 
-Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim,
-P channels of a patch.
+Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.kernels.adaln_modulate import adaln_modulate
@@ -34,9 +31,8 @@ from humo_rt.kernels.qk_norm_rope import qk_norm_rope
 from humo_rt.kernels.residual_norm import residual_norm
 from humo_rt.kernels.scatter_residual_norm import scatter_residual_norm
 from humo_rt.kernels.text_attention import text_attention
-from humo_rt.model.attention import BiasedKeyValue, KeyValue, SelfAttention
+from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.block import Block
-from humo_rt.model.dit import Head, HumoDiT
 from humo_rt.model.face_tokens import FaceTokens, TokenGroup
 from humo_rt.runtime.matmul_kernels import TORCH, linear, linear_gelu
 
@@ -259,96 +255,6 @@ class FusedBlock(Block):
         """What the second layer of the feed-forward reads."""
         widen = self.ffn[0]
         return linear_gelu(normed_BQD, widen.weight, widen.bias, self.matmul_backend)
-
-
-class FusedPatchEmbedding(nn.Conv3d):
-    """The embedding of patches that do not overlap as the matrix product that it is: tokens lie one after another, as
-    they are read."""
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """(batch, channels, frames, rows, columns) to the same of patches, D channels each, last in memory."""
-        frames, rows, columns = self.kernel_size
-        split = latents.unflatten(4, (-1, columns)).unflatten(3, (-1, rows)).unflatten(2, (-1, frames))
-        patches_xP = split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
-        return F.linear(patches_xP, self.weight.flatten(1), self.bias).movedim(-1, 1)
-
-
-class FusedHead(Head):
-    """A ``Head`` with its norm and modulation in one pass."""
-
-    def forward(self, x_BQD: Tensor, embedding_BD: Tensor) -> Tensor:
-        shift, scale = (self.modulation.float() + embedding_BD[:, None]).chunk(2, dim=1)
-        return self.head(adaln_modulate(x_BQD, shift, scale, self.norm.eps, torch.float32))
-
-
-def fuse(dit: HumoDiT) -> HumoDiT:
-    """Make the blocks of ``dit`` run on fused kernels, in place; returns it.
-
-    Call it after the DiT has its device and dtype. ``ValueError`` when it is fused already.
-    """
-    if is_fused(dit):
-        raise ValueError("this DiT is fused already: call unfuse first")
-    for block in dit.blocks:
-        block.qkv = pack(block.self_attn)
-        block.__class__ = FusedBlock
-    return link(dit)
-
-
-def link(dit: HumoDiT) -> HumoDiT:
-    """Tell each fused block of ``dit`` which one follows, and fuse what comes before and after them; returns it."""
-    for block, *following in zip(dit.blocks, dit.blocks[1:], strict=False):
-        block.following = tuple(following)
-    dit.blocks[-1].following = ()
-    dit.patch_embedding.__class__ = FusedPatchEmbedding
-    dit.head.__class__ = FusedHead
-    return dit
-
-
-def is_fused(dit: HumoDiT) -> bool:
-    return any(isinstance(block, FusedBlock) for block in dit.blocks)
-
-
-def unfuse(dit: HumoDiT) -> HumoDiT:
-    """Give a fused ``dit`` its plain blocks back, in place; returns it. A plain one stays as it is.
-
-    ``ValueError`` for a DiT in float8, which has lost its weights.
-    """
-    for block in dit.blocks:
-        if isinstance(block, FusedBlock):
-            if type(block) is not FusedBlock:
-                raise ValueError(f"a {type(block).__name__} has no plain block to go back to: load the model again")
-            block.__class__ = Block
-            del block.qkv, block.following
-    dit.patch_embedding.__class__ = nn.Conv3d
-    dit.head.__class__ = Head
-    return dit
-
-
-def pack(attention: SelfAttention) -> tuple[Tensor, Tensor]:
-    """One weight and one bias for q, k and v, whose own parameters become views of them: no memory is spent twice."""
-    layers = (attention.q, attention.k, attention.v)
-    packed = []
-    for name in ("weight", "bias"):
-        parts = [getattr(layer, name).detach() for layer in layers]
-        if _adjacent(parts):  # fused before: what was recorded then still reads the same memory
-            first = parts[0]
-            packed.append(first.as_strided((3 * len(first), *first.shape[1:]), first.stride(), first.storage_offset()))
-            continue
-        joined = torch.cat(parts)
-        for layer, part in zip(layers, joined.chunk(3), strict=True):
-            getattr(layer, name).data = part
-        packed.append(joined)
-    return packed[0], packed[1]
-
-
-def _adjacent(parts: Sequence[Tensor]) -> bool:
-    """Whether ``parts`` of one size lie behind one another in one memory."""
-    first = parts[0]
-    storage, begin, size = first.untyped_storage().data_ptr(), first.storage_offset(), first.numel()
-    return all(
-        part.untyped_storage().data_ptr() == storage and part.storage_offset() == begin + index * size
-        for index, part in enumerate(parts)
-    )
 
 
 def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime.attention_backends import use_attention
 from humo_rt.runtime.float8_block import fuse_float8, is_float8
-from humo_rt.runtime.fused_block import fuse, is_fused
+from humo_rt.runtime.fusing import fuse, is_fused
 from humo_rt.runtime.matmul_backends import use_matmul
 from humo_rt.runtime.matmul_kernels import TORCH
 from humo_rt.runtime.precision import EXACT, FP8

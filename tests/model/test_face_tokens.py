@@ -10,7 +10,7 @@ from humo_rt.model.attention import KeyValue
 from humo_rt.model.block import AudioSubBlock
 from humo_rt.model.dit import HumoDiT
 from humo_rt.model.face_tokens import gather_face_tokens, gathering_pays
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from tests.tiny import tiny_config
 
 FRAMES, TOKENS = 4, 12

@@ -11,7 +11,7 @@ import torch
 
 from humo_rt.config import NANO
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from humo_rt.runtime.replay import ReplayedDiT
 
 pytestmark = pytest.mark.gpu

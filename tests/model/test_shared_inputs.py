@@ -7,7 +7,7 @@ import torch
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from tests.tiny import tiny_components, tiny_config
 
 ROWS = [0, 1, 1, 0, 1]

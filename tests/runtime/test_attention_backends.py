@@ -24,7 +24,7 @@ from humo_rt.pipeline import Pipeline
 from humo_rt.runtime import attention_backends, float8_attention
 from humo_rt.runtime.attention_backends import BACKENDS, NAMED, choose, survey, unavailable, use_attention
 from humo_rt.runtime.attention_kernels import PACKAGES, package_function, self_attention
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from tests.kernels.op_checks import assert_exports_as_plain_operators
 from tests.runtime.test_fused_block import CONFIGS, forward, make_dit, make_inputs
 from tests.weights.tiny_model import tiny_config

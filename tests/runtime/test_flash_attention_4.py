@@ -13,7 +13,7 @@ from torch import Tensor
 from humo_rt.runtime import flash_attention_4, fused_block
 from humo_rt.runtime.attention_backends import use_attention
 from humo_rt.runtime.attention_kernels import FLASH_ATTENTION_4, self_attention, self_attention_of_alike
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from tests.runtime.test_fused_block import CONFIGS, FRAMES, make_dit, make_inputs
 
 CARD = torch.device("cuda", 0)

@@ -14,7 +14,7 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime.attention_backends import CUDNN_FP8, use_attention
 from humo_rt.runtime.float8_block import Float8Block, fuse_float8
 from humo_rt.runtime.float8_linear import Float8Linear
-from humo_rt.runtime.fused_block import fuse, unfuse
+from humo_rt.runtime.fusing import fuse, unfuse
 from tests.runtime import fake_cudnn
 from tests.runtime.test_float8_attention import nothing_remembered  # noqa: F401  a fixture for every test here
 from tests.runtime.test_fused_block import CONFIGS, forward, make_dit, make_inputs

@@ -11,7 +11,9 @@ import torch
 from humo_rt.config import NANO, DiTConfig
 from humo_rt.model.block import Block
 from humo_rt.model.dit import HumoDiT
-from humo_rt.runtime.fused_block import FusedBlock, FusedPatchEmbedding, fuse, unfuse
+from humo_rt.runtime.fused_block import FusedBlock
+from humo_rt.runtime.fused_ends import FusedPatchEmbedding
+from humo_rt.runtime.fusing import fuse, unfuse
 
 SMALL = {"text_dim": 24, "text_len": 7, "audio_dim": 12, "audio_hidden": 16, "audio_tokens": 4, "audio_token_dim": 24}
 CONFIGS = {

@@ -14,7 +14,7 @@ from humo_rt.config import HUMO_1_7B, HUMO_17B, NANO, ModelConfig
 from humo_rt.model.dit import HumoDiT
 from humo_rt.runtime import attention_backends, fused_block
 from humo_rt.runtime.attention_kernels import FLASH_ATTENTION_4
-from humo_rt.runtime.fused_block import fuse, is_fused, unfuse
+from humo_rt.runtime.fusing import fuse, is_fused, unfuse
 from humo_rt.runtime.matmul_kernels import TORCH, linear_gelu
 from humo_rt.runtime.replay import ReplayedDiT
 from humo_rt.sampling.branches import Conditions, GuidedModel

@@ -22,7 +22,8 @@ from humo_rt.model.embeddings import rope_table
 from humo_rt.runtime import attention_backends, fused_block
 from humo_rt.runtime.attention_kernels import self_attention_of_alike
 from humo_rt.runtime.float8_block import fuse_float8
-from humo_rt.runtime.fused_block import FusedBlock, fuse, unfuse
+from humo_rt.runtime.fused_block import FusedBlock
+from humo_rt.runtime.fusing import fuse, unfuse
 from humo_rt.runtime.matmul_kernels import linear
 from humo_rt.weights.memory import activation_bytes
 from humo_rt.weights.modules import float32_rule

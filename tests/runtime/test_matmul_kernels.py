@@ -11,7 +11,7 @@ from torch import Tensor
 
 import humo_rt.runtime
 from humo_rt.runtime import matmul_kernels
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from humo_rt.runtime.matmul_backends import use_matmul
 from humo_rt.runtime.matmul_kernels import QUACK, TORCH, linear, linear_gelu, taken_by_quack
 from tests.runtime.test_fused_block import CONFIGS, forward, forward_in_float64, make_dit, make_inputs

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from humo_rt.runtime import attention_backends, matmul_backends, matmul_kernels
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from humo_rt.runtime.matmul_kernels import HALF, QUACK, TORCH, linear, linear_gelu, taken_by_quack
 from humo_rt.sampling.guidance import guidance_table
 from tests.kernels.op_checks import assert_compiles

@@ -7,7 +7,7 @@ import torch
 
 from humo_rt.config import NANO
 from humo_rt.runtime import attention_backends, replay
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from humo_rt.runtime.replay import MOST_RECORDINGS, ReplayedDiT
 from humo_rt.sampling.guidance import guidance_table
 from tests.runtime.test_fused_block_gpu import branches, make_conditions, make_dit, random

@@ -14,7 +14,8 @@ from humo_rt.pipeline import Pipeline
 from humo_rt.runtime import attention_backends, execution
 from humo_rt.runtime.execution import Execution
 from humo_rt.runtime.float8_block import Float8Block, fuse_float8
-from humo_rt.runtime.fused_block import FusedBlock, unfuse
+from humo_rt.runtime.fused_block import FusedBlock
+from humo_rt.runtime.fusing import unfuse
 from humo_rt.runtime.settled import Running, settle
 from tests.tiny import tiny_components, tiny_config
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B
-from humo_rt.runtime.fused_block import fuse
+from humo_rt.runtime.fusing import fuse
 from tests.sampling.test_no_sync import CASES, run_watched
 from tests.tiny import tiny_config
 
