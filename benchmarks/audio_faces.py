@@ -15,7 +15,6 @@ rows of a block take turns. A row that fails is reported and the others go on. J
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import sys
 import time
@@ -82,7 +81,8 @@ def main() -> None:
             print(f"{name:52} failed: {row['failure']}")
             continue
         error = f"error {row['error']:.1e}" if "error" in row else ""
-        print(f"{name:52} {row['median']:8.3f} ms, audio {row['added']:8.3f} ms, share {row['share']:.2f} {error}")
+        share = f"share {row['share']:.2f}" if "share" in row else ""
+        print(f"{name:52} {row['median']:8.3f} ms, audio {row['added']:8.3f} ms, {share} {error}")
     hand_over(report, args.json)
 
 
@@ -122,7 +122,7 @@ def measure(name: str, args: argparse.Namespace, device: torch.device) -> Iterat
 def measure_block(
     named: dict[str, str], run: Callable[..., Tensor], block: Any, x_BQD: Tensor, runs: int
 ) -> list[dict[str, Any]]:
-    """Rows of all cases, which take turns: within the time of one the card's clock may be another's no more."""
+    """Rows of all cases, which take turns, so that a change of the card's clock meets all of them."""
     pool = torch.cuda.graph_pool_handle() if x_BQD.is_cuda else None  # all compute in the same memory
     clocks = {SILENT: clock_of(partial(run, None, None), x_BQD.device, pool)}
     rows: list[dict[str, Any]] = []
@@ -145,7 +145,8 @@ def measure_block(
             of_row = times[row["case"]]
             row |= {"median": statistics.median(of_row), "fastest": min(of_row), "slowest": max(of_row)}
             row["added"] = row["median"] - silent
-            row["share"] = row["added"] / rows[0].get("added", math.nan)  # the first case has no mask
+            if "added" in rows[0]:  # the first case has no mask
+                row["share"] = row["added"] / rows[0]["added"]
     return rows
 
 
@@ -228,6 +229,7 @@ def make_weights(case: Row, branches: int, device: torch.device) -> Tensor:
 def clock_of(run: Callable[[], Any], device: torch.device, pool: tuple[int, int] | None = None) -> Callable[[], float]:
     """Each call of it is a single run, in milliseconds: on the device's clock and with a cold L2."""
     if device.type != "cuda":
+        run()
         return partial(_host_milliseconds, run)
     once = single_run(run, pool)
     return lambda: once() / 1000

@@ -21,7 +21,7 @@ CALLS, ROWS_OF_CALLS = 12, 10  # in a row; rows
 def microseconds(run: Callable[..., Any], inputs: tuple[object, ...] = (), *, runs: int = RUNS) -> list[float]:
     """Times of single runs of ``run(*inputs)``, which may be recorded: it neither waits for the GPU nor asks it.
 
-    As of ``single_run``.
+    Each is a ``single_run``.
     """
     once = single_run(partial(run, *inputs))
     return [once() for _ in range(runs)]
@@ -73,7 +73,7 @@ class Turns:
 
 
 class Recorded:
-    """Work after other work, as one graph. A call runs both and returns the microseconds that the former took."""
+    """Work after other work, as one graph. A call runs both and returns the microseconds that ``work`` took."""
 
     def __init__(self, before: Callable[[], Any], work: Callable[[], Any], pool: tuple[int, int] | None = None) -> None:
         self._held = before, work  # the graph reads their memory

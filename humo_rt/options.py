@@ -1,4 +1,4 @@
-"""The arguments of ``generate`` and what each of them means. Knows neither rules nor defaults: ``request`` does."""
+"""The arguments of ``generate`` and what each of them means. ``request`` checks and completes them."""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ class Pipeline:
         """``execution``: as ``from_pretrained`` makes of its arguments; None for their defaults.
 
         Pipelines that are made of the same ``components`` share the DiT: all of them give the same ``precision`` and
-        backends, or all of them a ``dit_engine``. ``ValueError`` otherwise, and nothing is changed.
+        backends, or all of them a ``dit_engine``. ``ValueError`` otherwise, and nothing is changed. Other errors as of
+        ``Execution.settled_for``.
         """
         self.config = components.config
         weight = components.dit.blocks[0].cross_attn.k.weight  # no precision tier changes it

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """Options of ``Pipeline.from_pretrained``, which explains them, under their names."""
+    """Arguments of ``Pipeline.from_pretrained`` under their names; it explains them.
+
+    A backend is None where an engine brings its own, in what ``settled_for`` returns.
+    """
 
     dit_engine: str | Path | DitEngine | None = None
     attention_backend: str | None = attention_backends.AUTO
@@ -28,7 +31,7 @@ class Execution:
     cuda_graphs: bool | None = None
 
     def settled_for(self, device: torch.device, dtype: torch.dtype, config: DiTConfig) -> Execution:
-        """The same with the backends that will run; None for both with an engine, which brings its own.
+        """The same with the backends that will run.
 
         ``ValueError`` for what is unknown, or does not go with the device, the dtype, the model or an engine;
         ``RuntimeError`` for what is missing on this machine.
@@ -64,5 +67,5 @@ class Execution:
         return self.dit_engine is None and device.type == "cuda" and self.cuda_graphs is not False
 
     def _require_nothing_inside(self, name: str, value: str | None, default: str) -> None:
-        if value != default:
+        if value not in (default, None):
             raise ValueError(f"{name} {value!r} does not reach into {str(self.dit_engine)!r}: leave it out")

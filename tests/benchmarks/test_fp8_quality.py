@@ -34,6 +34,21 @@ def test_errors_of_blocks_branches_and_guidance(tmp_path) -> None:
     assert rows["fp8"]["guided"] < rows["fp8 but none"]["guided"]
 
 
+def test_what_was_measured_before_a_failure_is_saved(monkeypatch, benchmark_module, tmp_path) -> None:
+    module, file = benchmark_module("fp8_quality"), tmp_path / "report.json"
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no time")
+
+    monkeypatch.setattr(module, "milliseconds", fails)
+    monkeypatch.setattr(sys, "argv", ["fp8_quality.py", *TINY, "--no-blocks", "--json", str(file)])
+    with pytest.raises(RuntimeError, match="no time"):
+        module.main()
+    rows = {row["variant"]: row for row in json.loads(file.read_text())["results"]}
+    assert max(rows["fp8"]["branches"].values()) > 0
+    assert "median" not in rows["fp8"]
+
+
 def test_similarity(monkeypatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     module = importlib.import_module("fp8_video")

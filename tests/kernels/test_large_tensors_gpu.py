@@ -99,8 +99,7 @@ def test_causal_conv(backend):
     op_checks.assert_equal(causal_conv(x, weight, bias, None)[:, -1:], causal_conv(x[:, -3:], weight, bias, None))
 
 
-@needs(21)
-@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("earlier", [pytest.param(False, marks=needs(17)), pytest.param(True, marks=needs(21))])
 @backends_of("gate_residual_norm")
 def test_gate_residual_norm(backend, earlier):
     *_, gate, shift, scale, modulated, eps, dtype = make_inputs("gate_residual_norm", (1, 1, 256))
