@@ -7,8 +7,8 @@ grow as they do not in a trained decoder: two decoders in bfloat16 that both com
 diffusers in bfloat16 differs from float32. So the measure of a variant is its own distance to float32.
 Every variant runs in a process of its own, so that one that fails or hangs stops no other; each first times every
 distinct convolution of the decoder alone against cuDNN's result, then decodes the whole video and is compared with
-diffusers in bfloat16 and in float32. Names each run before it starts, so that one that hangs is known; then prints
-tables and one line of JSON.
+diffusers in bfloat16 and in float32. Names each run before it starts, so that one that hangs is known, and saves the
+report after it; then prints tables and one line of JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from library_calls import causal_conv
 from own_process import announce, failure_of
-from reporting import hand_over, headline, report_of
+from reporting import hand_over, headline, report_of, save
 from torch import Tensor
 
 from humo_rt.config import LATENT_CHANNELS, SPATIAL_STRIDE, TEMPORAL_STRIDE, preset
@@ -51,9 +51,11 @@ def main() -> None:
         report = run_baseline(args) if args.only == DIFFUSERS else run_variant(args.only, args)
         args.json.write_text(json.dumps(report) + "\n")
         return
+    report = report_of(CUDA, results=[])
     with tempfile.TemporaryDirectory() as folder:
-        rows = [in_own_process(name, args, Path(folder)) for name in (DIFFUSERS, "plain", *args.variants)]
-    report = report_of(CUDA, results=rows)
+        for name in (DIFFUSERS, "plain", *args.variants):
+            report["results"].append(in_own_process(name, args, Path(folder)))
+            save(report, args.json)
     print_report(report, args)
     hand_over(report, args.json)
 
