@@ -43,7 +43,7 @@ from own_process import Preparing, announce, wait_for_turn
 from reporting import hand_over, headline, report_of, save
 
 from humo_rt.kernels import registry
-from humo_rt.kernels.testing import Case, check, deviation
+from humo_rt.kernels.testing import Case, check, deviation, taken
 
 CUDA = torch.device("cuda")
 COMPILED, LIBRARY = "compiled", "library"
@@ -149,8 +149,10 @@ def bench(op: str, backends: list[str], record: Record) -> None:
     peak, copy = peak_bytes_per_second(), copy_bytes_per_second()
     for backend, run, given, facts in ready:
         for workload, shape in cases.WORKLOADS.items():
+            inputs = cases.make_inputs(shape, torch.bfloat16, CUDA)
+            if not taken(op, backend, inputs):
+                continue
             with record.row(op, backend, workload) as row:
-                inputs = cases.make_inputs(shape, torch.bfloat16, CUDA)
                 moved, runs = cases.bytes_moved(*inputs), RUNS if backend in registry.BACKENDS else OTHER_RUNS
                 times = microseconds(run, given(*inputs), runs=runs)
                 median = statistics.median(times)
@@ -225,7 +227,9 @@ def warmed(op: str, ready: Ready, record: Record) -> bool:
         with time_limit(limit):
             for shape in cases.WORKLOADS.values():
                 with suppress(torch.OutOfMemoryError):  # others prepare beside it: it will have room in its turn
-                    ready.run(*ready.given(*cases.make_inputs(shape, torch.bfloat16, CUDA)))
+                    inputs = cases.make_inputs(shape, torch.bfloat16, CUDA)
+                    if taken(op, ready.backend, inputs):
+                        ready.run(*ready.given(*inputs))
                 torch.cuda.empty_cache()
     return "failed" not in row
 

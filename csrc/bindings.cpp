@@ -13,6 +13,7 @@ void bind_audio_face_attention(py::module_& module);
 void bind_audio_face_probabilities(py::module_& module);
 void bind_causal_conv(py::module_& module);
 void bind_guided_update(py::module_& module);
+void bind_text_attention(py::module_& module);
 
 }  // namespace humo_rt
 
@@ -28,4 +29,5 @@ PYBIND11_MODULE(_C, module) {
   humo_rt::bind_audio_face_probabilities(module);
   humo_rt::bind_causal_conv(module);
   humo_rt::bind_guided_update(module);
+  humo_rt::bind_text_attention(module);
 }

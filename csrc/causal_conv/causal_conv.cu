@@ -21,6 +21,8 @@
 #include <algorithm>
 
 #include "common/hopper.cuh"
+#include "common/launch.cuh"
+#include "common/pairs.cuh"
 
 namespace humo_rt {
 namespace {
@@ -53,21 +55,6 @@ struct Plan {
 #if HUMO_RT_HOPPER
 
 constexpr int stage_count(int shared_taps) { return (kSharedBytes - kAlignment) / stage_bytes(shared_taps); }
-
-__device__ __forceinline__ float2 unpack(__nv_bfloat16, uint32_t x) {
-  return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&x));
-}
-__device__ __forceinline__ float2 unpack(__half, uint32_t x) {
-  return __half22float2(*reinterpret_cast<const __half2*>(&x));
-}
-__device__ __forceinline__ uint32_t pack(__nv_bfloat16, float low, float high) {
-  const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&x);
-}
-__device__ __forceinline__ uint32_t pack(__half, float low, float high) {
-  const __half2 x = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&x);
-}
 
 // Four lanes with four words each: lane i's word j becomes lane j's word i.
 __device__ __forceinline__ void transpose(uint32_t (&word)[4], int lane) {
@@ -160,10 +147,11 @@ __device__ __forceinline__ void finish(const float (&total)[4][48], const Plan& 
       for (int j = 0; j < 4; ++j) {
         const int column = part * 32 + j * 8 + quarter * 2;
         const bool known = output + column < plan.outputs;
-        const float2 shift = unpack(T{}, known ? __ldg(reinterpret_cast<const uint32_t*>(bias + output + column)) : 0);
-        const float2 more = unpack(T{}, added[j]);
+        const uint32_t* biases = reinterpret_cast<const uint32_t*>(bias + output + column);
+        const float2 shift = Pair<T>::unpack(known ? __ldg(biases) : 0);
+        const float2 more = Pair<T>::unpack(added[j]);
         const float* sum = &total[m][(part * 4 + j) * 4 + lower * 2];
-        word[j] = pack(T{}, sum[0] + shift.x + more.x, sum[1] + shift.y + more.y);
+        word[j] = Pair<T>::pack(sum[0] + shift.x + more.x, sum[1] + shift.y + more.y);
       }
       transpose(word, lane);
       const uint4 result = inside ? make_uint4(word[0], word[1], word[2], word[3]) : make_uint4(0, 0, 0, 0);
@@ -294,14 +282,6 @@ Plan make_plan(const ConvShape& shape, int shared_taps) {
   plan.steps = shape.taps * shape.height * shape.width / shared_taps * plan.channel_steps;
   plan.inputs = shape.inputs;
   return plan;
-}
-
-cudaError_t hopper_processors(int* processors) {
-  int device = 0, major = 0;
-  cudaError_t status = cudaGetDevice(&device);
-  if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  if (status == cudaSuccess) status = cudaDeviceGetAttribute(processors, cudaDevAttrMultiProcessorCount, device);
-  return status == cudaSuccess && major != 9 ? cudaErrorNotSupported : status;
 }
 
 }  // namespace

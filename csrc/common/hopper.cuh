@@ -76,6 +76,16 @@ __device__ __forceinline__ uint64_t matrix_of_64_byte_rows(uint32_t address) {
   return kSwizzle64 << 62 | kGroup << 32 | 1ull << 16 | static_cast<uint64_t>((address & 0x3ffff) >> 4);
 }
 
+// How it finds blocks of eight rows by 16 bytes that lie one after another, each contiguous: how far the next block is
+// along the rows' own direction, and how far that of the next eight rows.
+__device__ __forceinline__ uint64_t matrix_of_blocks(uint32_t address, int along_row, int along_rows) {
+  return static_cast<uint64_t>(along_rows >> 4) << 32 | static_cast<uint64_t>(along_row >> 4) << 16 |
+         static_cast<uint64_t>((address & 0x3ffff) >> 4);
+}
+
+// Makes what threads wrote to shared memory visible to the matrix unit, once a barrier has followed.
+__device__ __forceinline__ void fence_for_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
@@ -119,6 +129,39 @@ template <>
 struct WarpGroupProduct<__half> {
   static __device__ __forceinline__ void start(float (&d)[48], uint64_t a, uint64_t b, int add) {
     HUMO_RT_WGMMA_M64N96K16("f16");
+  }
+};
+
+#define HUMO_RT_WGMMA_M64N128K16(type)                                                                               \
+  asm volatile(                                                                                                      \
+      "{\n"                                                                                                          \
+      ".reg .pred add;\n"                                                                                            \
+      "setp.ne.b32 add, %69, 0;\n"                                                                                   \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                   \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "       \
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, "    \
+      "%43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, "         \
+      "%63}, {%64, %65, %66, %67}, %68, add, 1, 1, 0;\n"                                                             \
+      "}"                                                                                                            \
+      : HUMO_RT_F16(d, 0), HUMO_RT_F16(d, 16), HUMO_RT_F16(d, 32), HUMO_RT_F16(d, 48)                                \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
+
+// D[64, 128] = A[64, 16] * B[128, 16]^T, plus D if `add`, where A is in registers: lane l of warp w holds the pairs
+// (row 16 w + l / 4, columns 2 (l % 4)), (8 rows below, the same), (the first row, 8 columns on) and (both).
+template <typename T>
+struct WarpGroupRegisterProduct;
+
+template <>
+struct WarpGroupRegisterProduct<__nv_bfloat16> {
+  static __device__ __forceinline__ void start(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
+    HUMO_RT_WGMMA_M64N128K16("bf16");
+  }
+};
+
+template <>
+struct WarpGroupRegisterProduct<__half> {
+  static __device__ __forceinline__ void start(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
+    HUMO_RT_WGMMA_M64N128K16("f16");
   }
 };
 

@@ -8,20 +8,15 @@
 
 #include <cstdint>
 
+#include "common/pairs.cuh"
+
 namespace humo_rt {
 
 template <typename T>
 struct Half2;
 
 template <>
-struct Half2<__nv_bfloat16> {
-  static __device__ __forceinline__ float2 unpack(uint32_t x) {
-    return __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&x));
-  }
-  static __device__ __forceinline__ uint32_t pack(float low, float high) {
-    const __nv_bfloat162 x = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t*>(&x);
-  }
+struct Half2<__nv_bfloat16> : Pair<__nv_bfloat16> {
   static __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "

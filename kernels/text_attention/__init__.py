@@ -22,7 +22,11 @@ from humo_rt.kernels import registry
 from humo_rt.kernels.text_attention.reference import reference
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
+CUDA_HEAD_DIM, MOST_CUDA_KEYS = 128, 128
+# Queries of all heads and branches from which on what holds all keys of a head fills a card.
+FEWEST_QUERIES = 2**18
 
 
 def text_attention(
@@ -75,11 +79,27 @@ def _check_shapes(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS) -> None:
             raise ValueError(f"{name} {tuple(tensor.shape)} does not fit keys {tuple(k_BHSK.shape)}: give {shape}")
 
 
+def takes(backend: str, q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, *_: object) -> bool:
+    """Whether ``backend`` is written for these arguments of the op.
+
+    CUDA's kernel is for heads as the published models have them and for texts of up to 127 tokens, Triton's two are for
+    everything.
+    """
+    _, _, keys, head_dim = k_BHSK.shape
+    return backend != "cuda" or (q_BLD.dtype in HALF and head_dim == CUDA_HEAD_DIM and keys <= MOST_CUDA_KEYS)
+
+
+def backend_order(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor) -> tuple[str, ...]:
+    """The backends for these arguments, the faster one first."""
+    many = q_BLD.shape[0] * q_BLD.shape[1] * k_BHSK.shape[1] >= FEWEST_QUERIES
+    return ("cuda", "triton") if many and takes("cuda", q_BLD, norm_weight_D, k_BHSK) else ("triton",)
+
+
 @torch.library.custom_op("humo_rt::text_attention", mutates_args=())
 def _text_attention(
     q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias_BS: Tensor | None, eps: float
 ) -> Tensor:
-    run = registry.select("text_attention", q_BLD.device)
+    run = registry.select("text_attention", q_BLD.device, backend_order(q_BLD, norm_weight_D, k_BHSK))
     return run(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
 
 

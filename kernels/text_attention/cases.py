@@ -61,20 +61,38 @@ def bytes_moved(q_BLD: Tensor, norm_weight_D: Tensor, k: Tensor, v: Tensor, bias
 
 def _strided(dtype: torch.dtype, device: torch.device) -> Inputs:
     """Queries as a third of one joint projection, keys as the first of many tokens."""
-    q, weight, k, v, bias, eps = make_inputs(Sizes(texts=(9, 3), tokens=42, heads=2, head_dim=64), dtype, device)
+    return _within(Sizes(texts=(9, 3), tokens=42, heads=2, head_dim=64), dtype, device)
+
+
+def _strided_as_published(dtype: torch.dtype, device: torch.device) -> Inputs:
+    """The same with heads as the published models have them, at a length that ends within a tile."""
+    return _within(Sizes(texts=(9, 3), tokens=131, heads=3, head_dim=128), dtype, device)
+
+
+def _within(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Inputs:
+    q, weight, k, v, bias, *rest = make_inputs(sizes, dtype, device)
     joint = torch.cat([q, q.flip(-1), q], dim=-1)
-    return joint.chunk(3, dim=-1)[1], weight, k[:, :, :7], v[:, :, :7], bias[:, :7], eps
+    return joint.chunk(3, dim=-1)[1], weight, k[:, :, :7], v[:, :, :7], bias[:, :7], *rest
 
 
 def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
     """No axis of the queries, keys or bias has a unit stride where it is expected."""
-    q, weight, k, v, bias, eps = make_inputs(Sizes(texts=(5,), tokens=18, heads=2, head_dim=64), dtype, device)
-    return q.mT.contiguous().mT, weight.to(dtype), k.mT.contiguous().mT, v.contiguous(), bias.T.contiguous().T, eps
+    q, weight, k, v, bias, *rest = make_inputs(Sizes(texts=(5,), tokens=18, heads=2, head_dim=64), dtype, device)
+    q, k = (x.mT.contiguous().mT for x in (q, k))
+    return q, weight.to(dtype), k, v.contiguous(), bias.T.contiguous().T, *rest
+
+
+def _unaligned(dtype: torch.dtype, device: torch.device) -> Inputs:
+    """Queries and keys that begin, and rows of values that lie, where no vector of them can be read."""
+    q, weight, k, v, *rest = make_inputs(Sizes(texts=(127,), tokens=65, heads=2, head_dim=128), dtype, device)
+    shifted = [torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape) for x in (q, k)]
+    padded = torch.cat([v, v[..., :1]], dim=-1)[..., :-1]
+    return shifted[0], weight, shifted[1], padded, *rest
 
 
 def _unbiased(dtype: torch.dtype, device: torch.device) -> Inputs:
-    q, weight, k, v, _, eps = make_inputs(Sizes(texts=(100,), tokens=33, heads=3, head_dim=128), dtype, device)
-    return q, weight, k, v, None, eps
+    q, weight, k, v, _, *rest = make_inputs(Sizes(texts=(100,), tokens=33, heads=3, head_dim=128), dtype, device)
+    return q, weight, k, v, None, *rest
 
 
 SHAPES = {
@@ -86,10 +104,17 @@ SHAPES = {
     "full text": Sizes(texts=(512, 20), tokens=17, heads=2, head_dim=64),
     "batch 8": Sizes(texts=tuple(range(8)), tokens=16, heads=2, head_dim=64),
     "40 heads": Sizes(texts=(60,), tokens=18, heads=40, head_dim=128),
+    "64 tokens": Sizes(texts=(64, 20), tokens=70, heads=3, head_dim=128),
 }
 # So many that the kernel for few keys takes them, at a length that is no multiple of its tiles.
 MANY_TOKENS = Sizes(texts=(60, 90), tokens=8193, heads=16, head_dim=16)
-LAYOUTS = {"strided": _strided, "transposed": _transposed, "no bias": _unbiased}
+LAYOUTS = {
+    "strided": _strided,
+    "strided as published": _strided_as_published,
+    "transposed": _transposed,
+    "unaligned": _unaligned,
+    "no bias": _unbiased,
+}
 
 
 def _cases(dtype: torch.dtype) -> list[Case]:

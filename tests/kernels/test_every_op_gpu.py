@@ -19,7 +19,7 @@ from humo_rt.kernels import registry
 from humo_rt.kernels.audio_face_attention.cases import Sizes as AudioSizes
 from humo_rt.kernels.causal_conv.cases import Shape as ConvShape
 from humo_rt.kernels.gate_residual_norm.cases import Stream
-from humo_rt.kernels.testing import Case, check, deviation
+from humo_rt.kernels.testing import Case, check, deviation, taken
 from humo_rt.kernels.text_attention.cases import Sizes as TextSizes
 from tests.kernels import op_checks
 from tests.kernels.test_scatter_residual_norm import changed
@@ -37,7 +37,7 @@ SIZES: dict[str, Any] = {
     "guided_update": (3, 4, 1000),
     "audio_face_attention": AUDIO,
     "audio_face_probabilities": AUDIO,
-    "text_attention": TextSizes(texts=(12, 40), tokens=140, heads=4, head_dim=64, text_len=64),
+    "text_attention": TextSizes(texts=(12, 40), tokens=140, heads=2, head_dim=128, text_len=64),
     "merge_attention": (3, 63, 4, 64),
     "qk_norm_rope": (3, 63, 5, 64),
     "qk_norm_rope_quantize": (3, 63, 4, 64),
@@ -107,6 +107,8 @@ def test_real_shapes(op, backend, workload):
     cases = cases_of(op)
     sizes = CUT.get(op, fewer_rows)(cases.WORKLOADS[workload])
     case = Case(name=workload, make=lambda device: cases.make_inputs(sizes, torch.bfloat16, device))
+    if not taken(op, backend, case.make(CUDA)):
+        pytest.skip(f"{op} in {backend} is not written for {workload}")
     found = deviation(op, wrapper_of(op), case, CUDA)
     assert found.accepted, found
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from unittest import mock
 
 import pytest
 import torch
 
-from humo_rt.kernels.testing import Case, deviation
-from humo_rt.kernels.text_attention import text_attention
+from humo_rt.kernels.testing import Case, deviation, taken
+from humo_rt.kernels.text_attention import FEWEST_QUERIES, backend_order, text_attention
 from humo_rt.kernels.text_attention.cases import CASES, Sizes, make_inputs
 from humo_rt.model.attention import TextAttention
 from tests.kernels import op_checks
@@ -97,6 +98,33 @@ class TestGraphs:
 
     def test_exports_as_plain_operators(self, inputs):
         op_checks.assert_exports_as_plain_operators(text_attention, inputs)
+
+
+class TestBackends:
+    WIDE = dataclasses.replace(SMALL, head_dim=128)
+
+    @pytest.mark.parametrize(
+        ("sizes", "dtype", "cuda"),
+        [
+            (WIDE, torch.bfloat16, True),
+            (WIDE, torch.float16, True),
+            (WIDE, torch.float32, False),
+            (dataclasses.replace(WIDE, texts=(127,), text_len=512), torch.bfloat16, True),
+            (dataclasses.replace(WIDE, texts=(128,), text_len=512), torch.bfloat16, False),
+            (SMALL, torch.bfloat16, False),
+        ],
+    )
+    def test_what_each_is_written_for(self, sizes, dtype, cuda):
+        arguments = make_inputs(sizes, dtype, CPU)
+        assert taken("text_attention", "cuda", arguments) == cuda
+        assert taken("text_attention", "triton", arguments)
+        assert backend_order(*arguments[:3]) == ("triton",)  # of few queries its blocks fill no card
+
+    def test_many_queries_go_to_cuda(self):
+        sizes = dataclasses.replace(self.WIDE, tokens=FEWEST_QUERIES // 4)
+        q, weight, k, *_ = make_inputs(sizes, torch.bfloat16, CPU)
+        assert backend_order(q, weight, k) == ("cuda", "triton")
+        assert backend_order(q[:, 1:], weight, k) == ("triton",)
 
 
 @pytest.mark.parametrize("changes", [(), ("FEWEST_ROWS=0",)], ids=["keys in tiles", "all keys held"])
