@@ -33,6 +33,10 @@ class KeyValue(NamedTuple):
         """Of audio, the latent frames ``frames_F`` only; a copy."""
         return KeyValue(self.k.index_select(-4, frames_F), self.v.index_select(-4, frames_F))
 
+    def of_first_frames(self, frames: int) -> KeyValue:
+        """Of audio, so many first latent frames only; a view."""
+        return KeyValue(self.k.narrow(-4, 0, frames), self.v.narrow(-4, 0, frames))
+
     def speakers(self) -> list[KeyValue]:
         """Of audio, each speaker's keys and values, (B, T, H, S, K) each."""
         if self.k.ndim == 5:

@@ -74,6 +74,7 @@ class Block(nn.Module):
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
         alike: int = 0,
+        wanted: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Returns the block's output and the hidden state right after audio attention (what the mask predictor reads).
 
@@ -83,6 +84,7 @@ class Block(nn.Module):
         self-attention. None: every sample has its own, U = B.
         ``alike``: so many first tokens of every input are the same, as is ``time_U6D``; a block may spare what that
         makes superfluous.
+        ``wanted``: of the results so many first tokens alone are of use, the others may be missing. None: all are.
         """
         modulation = self.modulation.float() + time_U6D
         shift, scale, gate = modulation[:, :3].chunk(3, dim=1)

@@ -9,6 +9,7 @@ L text tokens, E text width, A audio width, K head_dim, P output values per toke
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class HumoDiT(nn.Module):
         rope: tuple[Tensor, Tensor] | None = None,
         rows: Tensor | None = None,
         frames_alike: int = 0,
+        frames_wanted: int | None = None,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Predict the velocity.
@@ -130,13 +132,16 @@ class HumoDiT(nn.Module):
                 first difference is computed once. None: every sample has its own.
             frames_alike: so many first latent frames are the same in all inputs, and so are their timesteps and
                 conditions: what their tokens find among themselves in the first block may be computed once.
+            frames_wanted: the velocity of so many first latent frames alone, of the video without its references, say;
+                what the last block would compute for the others may be spared. None: of all.
             return_face_mask: also return the mask predictor's logits (B, T, H, W).
 
         Returns:
-            Velocity (B, 16, T, H, W) in float32, noise minus clean; with ``return_face_mask`` a pair.
+            Velocity (B, 16, T or ``frames_wanted``, H, W) in float32, noise minus clean; with ``return_face_mask`` a
+            pair.
         """
         inputs = x_BCTHW if condition is None else torch.cat([x_BCTHW, condition], dim=1)
-        self._check_inputs(inputs, audio, return_face_mask)
+        self._check_inputs(inputs, audio, frames_wanted, return_face_mask)
         grid = self._token_grid(x_BCTHW)
         x = self.patch_embedding(inputs.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         # As the blocks return it: a compiled block would otherwise be compiled twice, for its first and its other uses.
@@ -150,15 +155,20 @@ class HumoDiT(nn.Module):
         x = self.blocks[0].entered(x, time)
         kept = deque(maxlen=PREDICTING_BLOCKS if return_face_mask else 0)
         alike = frames_alike // self.config.patch_size[0] * grid[1] * grid[2]
+        wanted_grid = grid if frames_wanted is None else (frames_wanted // self.config.patch_size[0], *grid[1:])
+        wanted = math.prod(wanted_grid)
+        # The predictor sees all tokens; tokens of faces are numbered among all.
+        spares = not (frames_wanted is None or context is None or return_face_mask or isinstance(faces, tuple))
         for block, text_i, audio_i in zip(self.blocks, texts, audios, strict=True):
-            x, after_audio = block(x, time, rope, text_i, audio_i, faces, rows, alike)
+            enough = wanted if spares and block is self.blocks[-1] else None
+            x, after_audio = block(x, time, rope, text_i, audio_i, faces, rows, alike, enough)
             alike = 0  # each has seen its own frames
             kept.append(after_audio)
             del after_audio  # a residual stream: not kept, it would live through the next block
             if rows is not None:  # the first block has made a stream for every sample
                 embedding, time, rows = embedding.index_select(0, rows), time.index_select(0, rows), None
 
-        velocity = self._unpatchify(self.head(x, embedding), grid)
+        velocity = self._unpatchify(self.head(x[:, :wanted], embedding), wanted_grid)
         if not return_face_mask:
             return velocity
         logits = self._unpatchify(self.mask_predictor(list(kept)), grid)
@@ -191,7 +201,9 @@ class HumoDiT(nn.Module):
     def _token_weights(self, face_mask_BTHW: Tensor) -> Tensor:
         return F.avg_pool3d(face_mask_BTHW.float(), self.config.patch_size).flatten(-3).unsqueeze(-1)
 
-    def _check_inputs(self, inputs: Tensor, audio: Tensor | None, return_face_mask: bool) -> None:
+    def _check_inputs(
+        self, inputs: Tensor, audio: Tensor | None, frames_wanted: int | None, return_face_mask: bool
+    ) -> None:
         if inputs.shape[1] != self.config.in_channels:
             raise ValueError(
                 f"the model takes {self.config.in_channels} input channels, got {inputs.shape[1]}: image_injection is "
@@ -201,6 +213,8 @@ class HumoDiT(nn.Module):
             raise ValueError(
                 f"audio has {audio.shape[1]} latent frames, the latents have {inputs.shape[2]}: match them"
             )
+        if frames_wanted is not None and not 1 <= frames_wanted <= inputs.shape[2]:
+            raise ValueError(f"frames_wanted is {frames_wanted}: give 1 to the {inputs.shape[2]} frames of the latents")
         if return_face_mask and self.mask_predictor is None:
             raise ValueError(
                 "this model has no mask predictor: load weights that carry one, or pass no return_face_mask"

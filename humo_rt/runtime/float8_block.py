@@ -74,10 +74,12 @@ class Float8Block(FusedBlock):
     def _product(self, layer: nn.Module, x_BQC: Tensor | QuantizedRows) -> Tensor:
         return layer(x_BQC) if isinstance(layer, Float8Linear) else super()._product(layer, x_BQC)
 
-    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor], alike: int) -> Tensor | QuantizedRows:
+    def _self_attention(
+        self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor], alike: int, wanted: int | None
+    ) -> Tensor | QuantizedRows:
         attention = self.self_attn
         if attention.attention_function is not float8_attention:
-            return super()._self_attention(qkv_UQE, rope, alike)
+            return super()._self_attention(qkv_UQE, rope, alike, wanted)
         q, k, v = qkv_UQE.chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
         scale_q, scale_k = self.qk_scales

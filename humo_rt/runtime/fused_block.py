@@ -91,6 +91,7 @@ class FusedBlock(Block):
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
         alike: int = 0,
+        wanted: int | None = None,
     ) -> tuple[Tensor | Carried, Tensor]:
         """As ``Block.forward``; between fused blocks the stream travels with the norm the next one starts from.
 
@@ -100,7 +101,9 @@ class FusedBlock(Block):
         x, normed, modulation = carried.take()
         y = self._project_qkv(normed)
         del normed
-        y = self._product(self.self_attn.o, self._self_attention(y, rope, alike))
+        y = self._product(self.self_attn.o, self._self_attention(y, rope, alike, wanted))
+        if y.shape[1] < x.shape[1]:
+            x, audio, faces = _first_tokens(y.shape[1], x, audio, faces)
         x, normed = self._before_text(x, y, modulation[:, 2:3])
         del y
         time = time_U6D
@@ -188,8 +191,11 @@ class FusedBlock(Block):
     def _modulation(self, time_B6D: Tensor) -> Tensor:
         return self.modulation.float() + time_B6D
 
-    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor], alike: int) -> Tensor:
-        """What the output projection reads, from queries, keys and values side by side (E = 3 D)."""
+    def _self_attention(self, qkv_UQE: Tensor, rope: tuple[Tensor, Tensor], alike: int, wanted: int | None) -> Tensor:
+        """What the output projection reads, from queries, keys and values side by side (E = 3 D).
+
+        At most of the ``wanted`` first tokens, where that spares something.
+        """
         attention = self.self_attn
         q, k, v = qkv_UQE.chunk(3, dim=-1)
         heads, norms = attention.num_heads, (attention.norm_q.weight, attention.norm_k.weight)
@@ -197,7 +203,7 @@ class FusedBlock(Block):
         q, k, v = q_UQHK.transpose(1, 2), k_UQHK.transpose(1, 2), attention.split_heads(v)
         if attention.alike_function is not None and len(q) > 1 and alike >= FEWEST_ALIKE:
             return attention.alike_function(q, k, v, alike).transpose(1, 2).flatten(2)
-        return attention.attention_function(q, k, v).transpose(1, 2).flatten(2)
+        return attention.attention_function(q[:, :, :wanted], k, v).transpose(1, 2).flatten(2)
 
     def _project_qkv(self, normed_UQD: Tensor) -> Tensor:
         return linear(normed_UQD, *self.qkv, self.matmul_backend)
@@ -270,6 +276,15 @@ def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
 def _samples(x_UQD: Tensor | QuantizedRows, rows_B: Tensor) -> Tensor | QuantizedRows:
     """Indexing copies a few long rows at the memory's speed, ``index_select`` at a third of it."""
     return x_UQD[rows_B] if isinstance(x_UQD, Tensor) else x_UQD.index_select(0, rows_B)
+
+
+def _first_tokens(
+    count: int, x_UQD: Tensor, audio: KeyValue | None, face_weight_BQ1: Tensor | None
+) -> tuple[Tensor, KeyValue | None, Tensor | None]:
+    """Views of what a block reads beside its attention's result, for the first ``count`` tokens, of whole frames."""
+    if audio is not None:
+        audio = audio.of_first_frames(audio.k.shape[-4] * count // x_UQD.shape[1])
+    return x_UQD[:, :count], audio, None if face_weight_BQ1 is None else face_weight_BQ1.narrow(-2, 0, count)
 
 
 def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, bool, float]:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from humo_rt.conditions.audio import append_reference_frames
@@ -68,8 +69,9 @@ class GuidedModel:
     """A DiT with its conditions: keys and values of each distinct text and audio are projected once.
 
     On a GPU, branches that differ in text and audio alone share their input, and those that differ in the image as well
-    share the video's frames of it: what comes before the first difference is computed once. CPU libraries round a
-    smaller batch differently, so there a seed keeps its latents to the bit. ``branch_batch_size`` bounds how many
+    share the video's frames of it: what comes before the first difference is computed once. Nor is there a velocity of
+    reference slots that the model never sees. CPU libraries round a smaller batch differently, so there a seed keeps
+    its latents to the bit. ``branch_batch_size`` bounds how many
     branches share one forward; None runs all of them in one.
     """
 
@@ -153,18 +155,26 @@ class GuidedModel:
         timesteps = torch.full((inputs.shape[0],), timestep, device=self.device)
         constants = self._constant_inputs(names)
         if self._predicted is not None:
-            return self._predicted.forward(self.model, inputs, timesteps, constants, names)
-        return self.model(inputs, timesteps, **constants)
+            velocity = self._predicted.forward(self.model, inputs, timesteps, constants, names)
+        else:
+            velocity = self.model(inputs, timesteps, **constants)
+        left_out = (
+            self.shape[2] - velocity.shape[2]
+        )  # slots, which stay as they are: the model never sees the sampler's
+        return F.pad(velocity, (0, 0, 0, 0, 0, left_out)) if left_out else velocity
 
     def _constant_inputs(self, names: tuple[str, ...]) -> dict[str, Any]:
         """What the model is given beside latents and timestep: the same at every step."""
         if names not in self._constants:
             distinct = self._inputs(names)
             inputs: dict[str, Any] = {"context": self._context(names), "condition": None, "rope": self._rope}
+            video_frames = self.shape[2] - self.conditions.num_slots
             if self.model.config.image_injection == "channels":
                 inputs["condition"] = torch.cat([self._channel_condition(with_image) for with_image in distinct])
-            elif len(distinct) == 2 and self.shares_inputs and self.conditions.num_videos == 1:
-                inputs["frames_alike"] = self.shape[2] - self.conditions.num_slots  # they differ in the references
+            elif self.shares_inputs:
+                inputs["frames_wanted"] = video_frames
+                if len(distinct) == 2 and self.conditions.num_videos == 1:
+                    inputs["frames_alike"] = video_frames  # they differ in the references
             if len(distinct) < len(names):
                 videos = self.conditions.num_videos
                 rows = [distinct.index("I" in name) * videos + video for name in names for video in range(videos)]

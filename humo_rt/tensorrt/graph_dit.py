@@ -114,6 +114,7 @@ class GraphDiT(ABC):
         rope: tuple[Tensor, Tensor] | None = None,
         rows: Tensor | None = None,
         frames_alike: int = 0,
+        frames_wanted: int | None = None,
         return_face_mask: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """As ``HumoDiT.forward`` with a context. ``ValueError`` for what the graph was not exported with."""
@@ -136,6 +137,7 @@ class GraphDiT(ABC):
             inputs[bindings.FACE_MASK] = everywhere if face_mask is None else face_mask
         outputs = self.run(self._conforming(inputs, size))
         velocity = outputs[bindings.VELOCITY]
+        velocity = velocity[:, :, :frames_wanted]
         return (velocity, outputs[bindings.FACE_MASK_LOGITS]) if return_face_mask else velocity
 
     def _rope_inputs(self, size: Size, device: torch.device, rope: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:

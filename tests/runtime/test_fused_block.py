@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from unittest import mock
 
 import pytest
@@ -99,10 +100,55 @@ class TestAgreement:
         eager = forward(dit, inputs)
         torch.testing.assert_close(forward(fuse(dit), inputs), eager)
 
+    @pytest.mark.parametrize(
+        "case", ["everywhere", "face mask", "two speakers", "no audio", "face tokens", "text alone"]
+    )
+    def test_frames_that_nobody_wants_are_left_out_of_the_last_block(self, config, case, monkeypatch):
+        dit, inputs = make_dit(config), make_inputs(config)
+        audio = None if case == "no audio" else inputs.pop("audio")
+        if case != "text alone":
+            inputs["context"] = dit.project_context(inputs.pop("text_embeds"), audio)
+        inputs["audio"] = None
+        if case == "face mask":
+            inputs["face_mask"] = torch.rand(3, FRAMES, 6, 10, generator=torch.Generator().manual_seed(2))
+        if case == "two speakers":
+            both = torch.tensor([[0, 1, 2], [2, 0, 1]])
+            inputs["context"] = inputs["context"].select(torch.arange(3), both)
+            inputs["face_mask"] = torch.rand(2, 3, FRAMES, 6, 10, generator=torch.Generator().manual_seed(2))
+        if case == "face tokens":
+            mask = torch.zeros(3, FRAMES, 6, 10)
+            mask[..., 2:4, 4:8] = 1
+            inputs["face_mask"] = dit.place_faces(mask)
+        eager, wanted, seen = forward(dit, inputs), FRAMES - 1, []
+        plain = forward(dit, {**inputs, "frames_wanted": wanted})
+        fuse(dit)
+        widened = dit.blocks[-1]._widened
+        monkeypatch.setattr(dit.blocks[-1], "_widened", lambda normed: seen.append(normed.shape[1]) or widened(normed))
+        result = forward(dit, {**inputs, "frames_wanted": wanted})
+        assert torch.equal(plain, eager[:, :, :wanted])
+        torch.testing.assert_close(result, plain)
+        spared = case not in ("face tokens", "text alone")
+        assert seen == [15 * (wanted if spared else FRAMES)]
+
+    def test_the_mask_predictor_sees_every_frame(self):
+        config = dataclasses.replace(CONFIGS["nano"], mask_predictor=True)
+        dit, inputs = fuse(make_dit(config)), make_inputs(config)
+        inputs["context"] = dit.project_context(inputs.pop("text_embeds"), inputs.pop("audio"))
+        velocity, logits = forward(dit, inputs | {"return_face_mask": True})
+        some, same = forward(dit, inputs | {"return_face_mask": True, "frames_wanted": 1})
+        assert torch.equal(some, velocity[:, :, :1])
+        assert torch.equal(same, logits)
+
+    @pytest.mark.parametrize("wanted", [0, FRAMES + 1])
+    def test_frames_that_are_not_there(self, config, wanted):
+        with pytest.raises(ValueError, match=f"frames_wanted is {wanted}: give 1 to the {FRAMES} frames"):
+            forward(make_dit(config), make_inputs(config) | {"frames_wanted": wanted})
+
     def test_blocks_compile_without_a_break(self):
         config = CONFIGS["nano"]
         dit, inputs = fuse(make_dit(config)), make_inputs(config)
         expected = forward(dit, inputs)
+        torch.compiler.reset()  # all tests share the blocks' code, and with it the limit on recompilations
         for block in dit.blocks:
             block.compile(fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(forward(dit, inputs), expected)

@@ -29,8 +29,8 @@ def test_an_input_for_each_image_condition(published, names, inputs: int, rows: 
 
     class Watched(HumoDiT):
         def forward(self, x, timestep, **given):
-            condition, rows, alike = (given.get(name) for name in ("condition", "rows", "frames_alike"))
-            seen.append((x.shape[0], timestep.shape[0], condition, rows, alike))
+            condition, rows, alike, wanted = map(given.get, ("condition", "rows", "frames_alike", "frames_wanted"))
+            seen.append((x.shape[0], timestep.shape[0], condition, rows, alike, wanted))
             assert alike is None or torch.equal(x[0, :, :alike], x[1, :, :alike])
             return super().forward(x, timestep, **given)
 
@@ -42,8 +42,10 @@ def test_an_input_for_each_image_condition(published, names, inputs: int, rows: 
         guided.shares_inputs = True
         together = guided.branches(noise, 900, names)
         alone = GuidedModel(model, conditions, noise, branch_batch_size=1).branches(noise, 900, names)
-    torch.testing.assert_close(together, alone)
-    latents, timesteps, condition, given, alike = seen[0]
+    latents, timesteps, condition, given, alike, wanted = seen[0]
+    assert wanted == (3 if published is HUMO_1_7B else None)  # the model never sees the sampler's own slots
+    torch.testing.assert_close(together[:, :, :, :wanted], alone[:, :, :, :wanted])
+    assert not together[:, :, :, 3:].any() or wanted is None
     assert latents == timesteps == inputs
     assert condition is None or condition.shape[0] == inputs
     assert (None if given is None else given.tolist()) == rows
