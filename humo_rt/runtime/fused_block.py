@@ -15,7 +15,6 @@ Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,13 +30,20 @@ from humo_rt.kernels.qk_norm_rope import qk_norm_rope
 from humo_rt.kernels.residual_norm import residual_norm
 from humo_rt.kernels.scatter_residual_norm import scatter_residual_norm
 from humo_rt.kernels.text_attention import text_attention
+from humo_rt.kernels.text_probabilities import text_probabilities
 from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.block import Block
 from humo_rt.model.face_tokens import FaceTokens, TokenGroup
 from humo_rt.runtime.matmul_kernels import TORCH, linear, linear_gelu
+from humo_rt.runtime.text_parts import (
+    ProjectedTexts,
+    TextParts,
+    folds,
+    most_short_keys,
+    padding_bias,
+    projected_keys,
+)
 
-# Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
-KEY_STEP = 64
 # With fewer tokens alike, attention to them costs no more than merging what is attended to apart.
 FEWEST_ALIKE = 8192
 
@@ -71,22 +77,23 @@ class FusedBlock(Block):
     qkv: tuple[Tensor, Tensor]  # weight (3 D, D) and bias; the weights of q, k and v are views of it
     matmul_backend: str = TORCH  # set by ``matmul_backends.use_matmul``
 
-    def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> BiasedKeyValue:
+    def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> BiasedKeyValue | ProjectedTexts:
         """As ``Block.project_text``; all padding becomes one key, whose bias is the logarithm of their number.
 
         That is exact: the rows beyond a text's length are zeros that went through one embedding, all equal.
         """
         limit = text_BLD.shape[1]
-        keys = min(-(-(max(lengths) + 1) // KEY_STEP) * KEY_STEP, limit)
+        keys = projected_keys(lengths, limit)
         kv = self.cross_attn.project(text_BLD[:, :keys])
-        return BiasedKeyValue(kv.k, kv.v, _padding_bias(lengths, keys, limit).to(text_BLD.device))
+        texts = ProjectedTexts(kv.k, kv.v, padding_bias(lengths, keys, limit).to(text_BLD.device), tuple(lengths))
+        return texts if folds(self.cross_attn.o) else BiasedKeyValue(*texts[:3])
 
     def forward(
         self,
         x_UQD: Tensor | Carried,
         time_U6D: Tensor,
         rope: tuple[Tensor, Tensor],
-        text: Tensor | KeyValue | BiasedKeyValue,
+        text: Tensor | KeyValue | BiasedKeyValue | TextParts,
         audio: Tensor | KeyValue | None,
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
@@ -214,15 +221,35 @@ class FusedBlock(Block):
     def _before_text(self, x_UQD: Tensor, y_UQD: Tensor, gate_U1D: Tensor) -> tuple[Tensor, Tensor]:
         return self._add_and_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3), self.cross_attn.q)
 
-    def _text_attention(self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue) -> Tensor:
+    def _text_attention(self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue | TextParts) -> Tensor:
         attention = self.cross_attn
         if isinstance(text, Tensor):
             text = attention.project(text)
-        bias = text.bias_BS if isinstance(text, BiasedKeyValue) else None
         q = self._product(attention.q, normed_BQD)
+        if isinstance(text, TextParts):
+            return self._text_attention_in_parts(q, text.parts)
+        bias = None if isinstance(text, KeyValue) else text.bias_BS
         k, v = text.k.to(q.dtype), text.v.to(q.dtype)
         attended = text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps)
         return self._product(attention.o, attended)
+
+    def _text_attention_in_parts(self, q_BQD: Tensor, parts: tuple[BiasedKeyValue, ...]) -> Tensor:
+        """The same, the samples of each text by themselves; short texts have values that hold the output projection."""
+        attention, y_BQD, begin = self.cross_attn, torch.empty_like(q_BQD), 0
+        norm, eps = attention.norm_q.weight, attention.norm_q.eps
+        weight, bias = attention.o.weight, attention.o.bias
+        for part in parts:
+            rows = slice(begin, begin + len(part.k))
+            q, y = q_BQD[rows], y_BQD[rows].flatten(0, 1)
+            k, v = part.k.to(q.dtype), part.v.to(q.dtype)
+            if k.shape[-2] <= most_short_keys(k):
+                prob = text_probabilities(q, norm, k, part.bias_BS, eps)
+                torch.mm(prob.flatten(0, 1), fold_values(v[None, :1, None], weight, bias)[0], out=y)
+            else:
+                attended = text_attention(q, norm, k, v, part.bias_BS, eps)
+                torch.addmm(bias, attended.flatten(0, 1), weight.t(), out=y)
+            begin = rows.stop
+        return y_BQD
 
     def _audio_attention(self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None) -> Tensor:
         """What audio adds to each token, the output projection included: the values hold it, with its bias.
@@ -261,16 +288,6 @@ class FusedBlock(Block):
         """What the second layer of the feed-forward reads."""
         widen = self.ffn[0]
         return linear_gelu(normed_BQD, widen.weight, widen.bias, self.matmul_backend)
-
-
-def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
-    """(B, S) float32: 0 for the tokens of a text, the logarithm of their number for its padding, nothing after that."""
-    bias_BS = torch.full((len(lengths), keys), -math.inf)
-    for row, length in zip(bias_BS, lengths, strict=True):
-        row[:length] = 0
-        if length < limit:
-            row[length] = math.log(limit - length)
-    return bias_BS
 
 
 def _samples(x_UQD: Tensor | QuantizedRows, rows_B: Tensor) -> Tensor | QuantizedRows:

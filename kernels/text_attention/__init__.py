@@ -38,25 +38,21 @@ def text_attention(
     eps: float = 1e-6,
 ) -> Tensor:
     """The formula above. ``ValueError`` names the argument that does not fit."""
-    _check_shapes(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS)
-    if q_BLD.dtype not in DTYPES or not k_BHSK.dtype == v_BHSK.dtype == q_BLD.dtype:
+    check_queries(q_BLD, norm_weight_D, k_BHSK, bias_BS)
+    if v_BHSK.shape != k_BHSK.shape or v_BHSK.dtype != k_BHSK.dtype:
         raise ValueError(
-            f"queries are {q_BLD.dtype}, keys {k_BHSK.dtype}, values {v_BHSK.dtype}: use float32, float16 or bfloat16 "
-            "for all"
+            f"values {tuple(v_BHSK.shape)} {v_BHSK.dtype} do not fit keys {tuple(k_BHSK.shape)} {k_BHSK.dtype}: give "
+            "one value for each key"
         )
-    if norm_weight_D.dtype not in (torch.float32, q_BLD.dtype):
-        raise ValueError(f"norm weight is {norm_weight_D.dtype}: use float32 or {q_BLD.dtype} as the queries")
-    if bias_BS is not None and bias_BS.dtype != torch.float32:
-        raise ValueError(f"bias is {bias_BS.dtype}: use float32")
-    for name, tensor in {"norm weight": norm_weight_D, "keys": k_BHSK, "values": v_BHSK, "bias": bias_BS}.items():
-        if tensor is not None and tensor.device != q_BLD.device:
-            raise ValueError(f"{name} on {tensor.device}, queries on {q_BLD.device}: use one device")
+    if v_BHSK.device != q_BLD.device:
+        raise ValueError(f"values on {v_BHSK.device}, queries on {q_BLD.device}: use one device")
     if registry.exporting():
         return reference(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
     return _text_attention(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
 
 
-def _check_shapes(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS) -> None:
+def check_queries(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, bias_BS: Tensor | None) -> None:
+    """``ValueError`` unless queries, norm weight, keys and bias fit one another."""
     if q_BLD.ndim != 3 or q_BLD.numel() == 0:
         raise ValueError(f"queries {tuple(q_BLD.shape)} are not (B, L, D) with every axis at least one")
     if k_BHSK.ndim != 4 or k_BHSK.numel() == 0:
@@ -69,14 +65,18 @@ def _check_shapes(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS) -> None:
         )
     if head_dim > MAX_HEAD_DIM:
         raise ValueError(f"heads of {head_dim} channels are above {MAX_HEAD_DIM}: use narrower ones")
-    expected = {
-        "norm weight": (norm_weight_D, (width,)),
-        "values": (v_BHSK, tuple(k_BHSK.shape)),
-        "bias": (bias_BS, (batch, keys)),
-    }
-    for name, (tensor, shape) in expected.items():
+    for name, tensor, shape in (("norm weight", norm_weight_D, (width,)), ("bias", bias_BS, (batch, keys))):
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name} {tuple(tensor.shape)} does not fit keys {tuple(k_BHSK.shape)}: give {shape}")
+    if q_BLD.dtype not in DTYPES or k_BHSK.dtype != q_BLD.dtype:
+        raise ValueError(f"queries are {q_BLD.dtype}, keys {k_BHSK.dtype}: use float32, float16 or bfloat16 for both")
+    if norm_weight_D.dtype not in (torch.float32, q_BLD.dtype):
+        raise ValueError(f"norm weight is {norm_weight_D.dtype}: use float32 or {q_BLD.dtype} as the queries")
+    if bias_BS is not None and bias_BS.dtype != torch.float32:
+        raise ValueError(f"bias is {bias_BS.dtype}: use float32")
+    for name, tensor in {"norm weight": norm_weight_D, "keys": k_BHSK, "bias": bias_BS}.items():
+        if tensor is not None and tensor.device != q_BLD.device:
+            raise ValueError(f"{name} on {tensor.device}, queries on {q_BLD.device}: use one device")
 
 
 def takes(backend: str, q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, *_: object) -> bool:

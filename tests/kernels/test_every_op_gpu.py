@@ -38,6 +38,7 @@ SIZES: dict[str, Any] = {
     "audio_face_attention": AUDIO,
     "audio_face_probabilities": AUDIO,
     "text_attention": TextSizes(texts=(12, 40), tokens=140, heads=2, head_dim=128, text_len=64),
+    "text_probabilities": TextSizes(texts=(12, 40), tokens=140, heads=4, head_dim=64, text_len=64),
     "merge_attention": (3, 63, 4, 64),
     "qk_norm_rope": (3, 63, 5, 64),
     "qk_norm_rope_quantize": (3, 63, 4, 64),
@@ -60,13 +61,18 @@ def fewer_frames(sizes: AudioSizes) -> AudioSizes:
     return replace(sizes, frames=min(sizes.frames, max(2, ELEMENTS // frame)))
 
 
+def fewer_queries(sizes: TextSizes) -> TextSizes:
+    return replace(sizes, texts=sizes.texts[-1:], tokens=min(sizes.tokens, 8192))
+
+
 CUT: dict[str, Callable[[Any], Any]] = {
     "audio_face_attention": fewer_frames,
     "audio_face_probabilities": fewer_frames,
     "gate_residual_norm": fewer_tokens,
     "gate_residual_norm_quantize": fewer_tokens,
     "residual_norm": fewer_tokens,
-    "text_attention": lambda sizes: replace(sizes, texts=sizes.texts[-1:], tokens=min(sizes.tokens, 8192)),
+    "text_attention": fewer_queries,
+    "text_probabilities": fewer_queries,
     "rms_silu": lambda shape: (1, min(shape[1], 2), *shape[2:]),
     "causal_conv": lambda shape: shape._replace(frames=2, rows=min(shape.rows, 20)),
 }

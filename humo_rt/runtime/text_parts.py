@@ -1,0 +1,93 @@
+"""Texts as long as they are: branches attended to in parts, those of a short text by values with the output projection.
+
+With all padding as one key a prompt of a sentence has 32 keys, and H * 32 rows of values that hold the output
+projection are a quarter of that projection's D inputs. The negative prompt, of 126 tokens, has as many rows as that has
+inputs.
+
+Shape legend: N texts, B samples, H heads, S keys, K head_dim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from humo_rt.model.attention import BiasedKeyValue
+from humo_rt.runtime.matmul_kernels import HALF
+
+# Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
+KEY_STEP = 64
+# Keys of a short text, and the width from which on products cost more than their launches.
+SHORT_STEP, FEWEST_CHANNELS = 16, 1024
+# Each part has launches of its own.
+MOST_PARTS = 4
+
+
+class TextParts(NamedTuple):
+    """The text of neighbouring samples for each part, (n, H, S, K) with a stride of 0 over its n samples."""
+
+    parts: tuple[BiasedKeyValue, ...]
+
+
+class ProjectedTexts(NamedTuple):
+    """As ``BiasedKeyValue`` for N texts with so many real tokens, of which samples select theirs."""
+
+    k: Tensor
+    v: Tensor
+    bias_BS: Tensor
+    lengths: tuple[int, ...]
+
+    def select(self, rows: Tensor) -> BiasedKeyValue | TextParts:
+        """The texts ``rows`` (B,) of samples, in parts where that is less work."""
+        parts = [(row, sum(1 for _ in each)) for row, each in groupby(rows.tolist())]
+        if len(parts) > MOST_PARTS or not any(self._is_short(row) for row, _ in parts):
+            return BiasedKeyValue(*self[:3]).select(rows)
+        return TextParts(tuple(self._part(*part) for part in parts))
+
+    def _is_short(self, row: int) -> bool:
+        return self._keys(row, SHORT_STEP) <= most_short_keys(self.k)
+
+    def _keys(self, row: int, step: int) -> int:
+        return min(math.ceil((self.lengths[row] + 1) / step) * step, self.k.shape[-2])
+
+    def _part(self, row: int, samples: int) -> BiasedKeyValue:
+        keys = self._keys(row, SHORT_STEP if self._is_short(row) else KEY_STEP)
+        k, v, bias = self.k[row, :, :keys], self.v[row, :, :keys], self.bias_BS[row, :keys]
+        return BiasedKeyValue(*(x.expand(samples, *x.shape) for x in (k, v, bias)))
+
+
+def folds(projection: nn.Module) -> bool:
+    """Whether values may hold this output projection.
+
+    In float32 another order of sums would be most of what results may differ by; in float8 there is no weight to fold.
+    """
+    return (
+        isinstance(projection, nn.Linear)
+        and projection.weight.dtype in HALF
+        and projection.out_features >= FEWEST_CHANNELS
+    )
+
+
+def most_short_keys(k_BHSK: Tensor) -> int:
+    """With so many, values that hold the output projection have half as many rows as that has inputs."""
+    return k_BHSK.shape[-1] // 2
+
+
+def projected_keys(lengths: Sequence[int], limit: int) -> int:
+    """How many keys the longest of texts with ``lengths`` needs, one for its padding to ``limit`` included."""
+    return min(math.ceil((max(lengths) + 1) / KEY_STEP) * KEY_STEP, limit)
+
+
+def padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
+    """(N, S) float32: 0 for the tokens of a text, the logarithm of their number for its padding, nothing after that."""
+    bias_NS = torch.full((len(lengths), keys), -math.inf)
+    for row, length in zip(bias_NS, lengths, strict=True):
+        row[:length] = 0
+        if length < limit:
+            row[length] = math.log(limit - length)
+    return bias_NS
