@@ -59,6 +59,9 @@ from humo_rt.weights.hub import is_published
 from humo_rt.weights.resolve import RANDOM
 
 PROMPT = "A woman with long dark hair and round glasses is talking to the camera in front of a bookshelf."
+# UMT5 makes 126 tokens of Wan's negative prompt. The tokenizer of random weights would make 404, one of each byte, and
+# that many keys; of this it makes 126, its end included, and 96 of the prompt.
+NEGATIVE_PROMPT = (2 * PROMPT)[:125]
 BASELINE = "baseline"
 COMPARED_STEPS = 2  # the first is at pure noise, where HuMo-17B guides by another formula than afterwards
 
@@ -267,6 +270,8 @@ def generate(variant: Variant, args: argparse.Namespace, **options: Any) -> Gene
     with ExitStack() as stack:
         if variant.branches == BASELINE:
             stack.enter_context(plain(variant.pipeline))
+        if variant.pipeline.weights == RANDOM and variant.pipeline.config.negative_prompt:
+            conditions["negative_prompt"] = NEGATIVE_PROMPT
         return variant.pipeline.generate(
             PROMPT,
             height=args.height,

@@ -1,6 +1,6 @@
 """Decoding a video from latents: diffusers, the plain decoder and the channels-last one with each convolution.
 
-    python benchmarks/vae_decode.py [--height 480 --width 832 --num-frames 97] [--variants cuda triton] [--json FILE]
+    python benchmarks/vae_decode.py [--height 480 --width 832 --num-frames 97] [--variants cuda cudnn] [--json FILE]
 
 Needs an NVIDIA GPU. The architecture and sizes of the published models, random weights. Under those rounding errors
 grow as they do not in a trained decoder: two decoders in bfloat16 that both compute the right thing differ by what

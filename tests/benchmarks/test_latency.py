@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B
+from humo_rt.weights.random_init import byte_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--weights", "random", "--device", "cpu", "--height", "32", "--width", "32", "--num-frames", "5"]
@@ -151,6 +152,22 @@ def test_products_with_more_digits_are_nearer_to_float32_and_leave_the_weights_a
     with module.with_more_digits(dit):
         assert 0 < module.relative_error(truth, dit(**inputs)) < 1e-5
     assert module.relative_error(narrow, more) < module.allowed_error(narrow, more)
+
+
+@pytest.mark.parametrize(
+    ("weights", "default", "given"),
+    [("random", "色调艳丽", True), ("random", "", False), ("/weights", "色调艳丽", False)],
+)
+def test_random_weights_have_texts_as_long_as_their_own_would_be(benchmark_module, weights, default, given) -> None:
+    module, seen = benchmark_module("latency"), {}
+    pipeline = Mock(weights=weights, config=Mock(negative_prompt=default))
+    pipeline.generate = lambda prompt, **options: seen.update(options, prompt=prompt)
+    args = argparse.Namespace(mode="T", height=32, width=32, num_frames=5)
+    module.generate(module.Variant(pipeline, "batched"), args)
+    assert ("negative_prompt" in seen) == given
+    if given:
+        texts = [seen["prompt"], seen["negative_prompt"]]
+        assert [len(ids) for ids in byte_tokenizer()(texts).input_ids] == [96, 126]
 
 
 def test_published_presets_take_random_weights_unless_others_are_named(benchmark_module, capsys) -> None:
