@@ -6,9 +6,9 @@ Beside attention and matrix products a block moves, per token and unit of width:
 bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out; text's and audio's two are
 22 together, as the first of them is not written), once the norm and rotation of q and k (8 bytes), the queries of text
 and of audio twice, and what text attention returns (10 bytes): 64 bytes in all. Audio attention returns probabilities,
-16 for the 128 channels of a head, and the values that they weigh hold the output projection. Where audio is for the
-tokens of faces alone, one of the four norms is theirs alone: they are fetched into it (6 bytes) and go back into stream
-and norm in place (12 bytes), and the others move 50 bytes.
+16 for the 128 channels of a head, and the values that they weigh hold the output projection; a short text's likewise
+(``text_parts``). Where audio is for the tokens of faces alone, one of the four norms is theirs alone: they are fetched
+into it (6 bytes) and go back into stream and norm in place (12 bytes), and the others move 50 bytes.
 
 Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
@@ -30,19 +30,11 @@ from humo_rt.kernels.qk_norm_rope import qk_norm_rope
 from humo_rt.kernels.residual_norm import residual_norm
 from humo_rt.kernels.scatter_residual_norm import scatter_residual_norm
 from humo_rt.kernels.text_attention import text_attention
-from humo_rt.kernels.text_probabilities import text_probabilities
 from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.block import Block
 from humo_rt.model.face_tokens import FaceTokens, TokenGroup
 from humo_rt.runtime.matmul_kernels import TORCH, linear, linear_gelu
-from humo_rt.runtime.text_parts import (
-    ProjectedTexts,
-    TextParts,
-    folds,
-    most_short_keys,
-    padding_bias,
-    projected_keys,
-)
+from humo_rt.runtime.text_parts import ProjectedTexts, TextParts, attend_in_parts, project_texts
 
 # With fewer tokens alike, attention to them costs no more than merging what is attended to apart.
 FEWEST_ALIKE = 8192
@@ -82,11 +74,7 @@ class FusedBlock(Block):
 
         That is exact: the rows beyond a text's length are zeros that went through one embedding, all equal.
         """
-        limit = text_BLD.shape[1]
-        keys = projected_keys(lengths, limit)
-        kv = self.cross_attn.project(text_BLD[:, :keys])
-        texts = ProjectedTexts(kv.k, kv.v, padding_bias(lengths, keys, limit).to(text_BLD.device), tuple(lengths))
-        return texts if folds(self.cross_attn.o) else BiasedKeyValue(*texts[:3])
+        return project_texts(self.cross_attn, text_BLD, lengths)
 
     def forward(
         self,
@@ -227,29 +215,11 @@ class FusedBlock(Block):
             text = attention.project(text)
         q = self._product(attention.q, normed_BQD)
         if isinstance(text, TextParts):
-            return self._text_attention_in_parts(q, text.parts)
+            return attend_in_parts(attention, q, text.parts)
         bias = None if isinstance(text, KeyValue) else text.bias_BS
         k, v = text.k.to(q.dtype), text.v.to(q.dtype)
         attended = text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps)
         return self._product(attention.o, attended)
-
-    def _text_attention_in_parts(self, q_BQD: Tensor, parts: tuple[BiasedKeyValue, ...]) -> Tensor:
-        """The same, the samples of each text by themselves; short texts have values that hold the output projection."""
-        attention, y_BQD, begin = self.cross_attn, torch.empty_like(q_BQD), 0
-        norm, eps = attention.norm_q.weight, attention.norm_q.eps
-        weight, bias = attention.o.weight, attention.o.bias
-        for part in parts:
-            rows = slice(begin, begin + len(part.k))
-            q, y = q_BQD[rows], y_BQD[rows].flatten(0, 1)
-            k, v = part.k.to(q.dtype), part.v.to(q.dtype)
-            if k.shape[-2] <= most_short_keys(k):
-                prob = text_probabilities(q, norm, k, part.bias_BS, eps)
-                torch.mm(prob.flatten(0, 1), fold_values(v[None, :1, None], weight, bias)[0], out=y)
-            else:
-                attended = text_attention(q, norm, k, v, part.bias_BS, eps)
-                torch.addmm(bias, attended.flatten(0, 1), weight.t(), out=y)
-            begin = rows.stop
-        return y_BQD
 
     def _audio_attention(self, normed_BQD: Tensor, audio: Tensor | KeyValue, face_weight_BQ1: Tensor | None) -> Tensor:
         """What audio adds to each token, the output projection included: the values hold it, with its bias.

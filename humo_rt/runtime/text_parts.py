@@ -4,7 +4,7 @@ With all padding as one key a prompt of a sentence has 32 keys, and H * 32 rows 
 projection are a quarter of that projection's D inputs. The negative prompt, of 126 tokens, has as many rows as that has
 inputs.
 
-Shape legend: N texts, B samples, H heads, S keys, K head_dim.
+Shape legend: N texts, B samples, Q tokens, L text tokens, D width, H heads, S keys, K head_dim.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from humo_rt.model.attention import BiasedKeyValue
+from humo_rt.kernels.audio_face_probabilities import fold_values
+from humo_rt.kernels.text_attention import text_attention
+from humo_rt.kernels.text_probabilities import text_probabilities
+from humo_rt.model.attention import BiasedKeyValue, TextAttention
 from humo_rt.runtime.matmul_kernels import HALF
 
 # Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
@@ -50,7 +53,7 @@ class ProjectedTexts(NamedTuple):
         return TextParts(tuple(self._part(*part) for part in parts))
 
     def _is_short(self, row: int) -> bool:
-        return self._keys(row, SHORT_STEP) <= most_short_keys(self.k)
+        return self._keys(row, SHORT_STEP) <= _most_short_keys(self.k)
 
     def _keys(self, row: int, step: int) -> int:
         return min(math.ceil((self.lengths[row] + 1) / step) * step, self.k.shape[-2])
@@ -61,7 +64,39 @@ class ProjectedTexts(NamedTuple):
         return BiasedKeyValue(*(x.expand(samples, *x.shape) for x in (k, v, bias)))
 
 
-def folds(projection: nn.Module) -> bool:
+def project_texts(
+    attention: TextAttention, text_BLD: Tensor, lengths: Sequence[int]
+) -> BiasedKeyValue | ProjectedTexts:
+    """Keys and values of texts with so many real tokens, padded to L: one key stands for all padding."""
+    limit = text_BLD.shape[1]
+    keys = min(math.ceil((max(lengths) + 1) / KEY_STEP) * KEY_STEP, limit)
+    kv = attention.project(text_BLD[:, :keys])
+    bias = _padding_bias(lengths, keys, limit).to(text_BLD.device)
+    if _folds(attention.o):
+        return ProjectedTexts(kv.k, kv.v, bias, tuple(lengths))
+    return BiasedKeyValue(kv.k, kv.v, bias)
+
+
+def attend_in_parts(attention: TextAttention, q_BQD: Tensor, parts: Sequence[BiasedKeyValue]) -> Tensor:
+    """What ``attention`` makes of its queries, before their norm: (B, Q, D), the output projection included."""
+    y_BQD, begin = torch.empty_like(q_BQD), 0
+    norm, eps = attention.norm_q.weight, attention.norm_q.eps
+    weight, bias = attention.o.weight, attention.o.bias
+    for part in parts:
+        rows = slice(begin, begin + len(part.k))
+        q, y = q_BQD[rows], y_BQD[rows].flatten(0, 1)
+        k, v = part.k.to(q.dtype), part.v.to(q.dtype)
+        if k.shape[-2] <= _most_short_keys(k):
+            prob = text_probabilities(q, norm, k, part.bias_BS, eps)
+            torch.mm(prob.flatten(0, 1), fold_values(v[None, :1, None], weight, bias)[0], out=y)
+        else:
+            attended = text_attention(q, norm, k, v, part.bias_BS, eps)
+            torch.addmm(bias, attended.flatten(0, 1), weight.t(), out=y)
+        begin = rows.stop
+    return y_BQD
+
+
+def _folds(projection: nn.Module) -> bool:
     """Whether values may hold this output projection.
 
     In float32 another order of sums would be most of what results may differ by; in float8 there is no weight to fold.
@@ -73,17 +108,12 @@ def folds(projection: nn.Module) -> bool:
     )
 
 
-def most_short_keys(k_BHSK: Tensor) -> int:
+def _most_short_keys(k_BHSK: Tensor) -> int:
     """With so many, values that hold the output projection have half as many rows as that has inputs."""
     return k_BHSK.shape[-1] // 2
 
 
-def projected_keys(lengths: Sequence[int], limit: int) -> int:
-    """How many keys the longest of texts with ``lengths`` needs, one for its padding to ``limit`` included."""
-    return min(math.ceil((max(lengths) + 1) / KEY_STEP) * KEY_STEP, limit)
-
-
-def padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
+def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
     """(N, S) float32: 0 for the tokens of a text, the logarithm of their number for its padding, nothing after that."""
     bias_NS = torch.full((len(lengths), keys), -math.inf)
     for row, length in zip(bias_NS, lengths, strict=True):

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 
-from humo_rt.model.attention import BiasedKeyValue
+from humo_rt.model.attention import BiasedKeyValue, TextAttention
 from humo_rt.runtime import text_parts
 from humo_rt.runtime.float8_block import fuse_float8
 from humo_rt.runtime.fusing import fuse
-from humo_rt.runtime.text_parts import ProjectedTexts, TextParts, padding_bias, projected_keys
+from humo_rt.runtime.text_parts import ProjectedTexts, TextParts, project_texts
 from tests.runtime.test_fused_block import CONFIGS, FRAMES, make_dit
 
 HEADS, HEAD_DIM, LIMIT = 2, 64, 512
 
 
-def project(*lengths: int) -> ProjectedTexts:
-    keys = projected_keys(lengths, LIMIT)
-    k, v = torch.randn(2, len(lengths), HEADS, keys, HEAD_DIM)
-    return ProjectedTexts(k, v, padding_bias(lengths, keys, LIMIT), lengths)
+def project(*lengths: int, limit: int = LIMIT) -> ProjectedTexts:
+    attention = TextAttention(HEADS * HEAD_DIM, HEADS, 1e-6).bfloat16().requires_grad_(False)
+    with mock.patch.object(text_parts, "FEWEST_CHANNELS", 1):
+        return project_texts(attention, torch.randn(len(lengths), limit, HEADS * HEAD_DIM), lengths)
 
 
 class TestSelection:
@@ -47,8 +48,7 @@ class TestSelection:
         assert torch.equal(found.k, texts.k[rows])
 
     def test_a_text_without_padding(self):
-        k, v = torch.randn(2, 1, HEADS, 7, HEAD_DIM)
-        (part,) = ProjectedTexts(k, v, padding_bias([7], 7, 7), (7,)).select(torch.tensor([0])).parts
+        (part,) = project(7, limit=7).select(torch.tensor([0])).parts
         assert part.k.shape == (1, HEADS, 7, HEAD_DIM)
 
 
