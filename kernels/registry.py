@@ -120,8 +120,8 @@ def exporting() -> bool:
 
 @cache
 def _say_slow(op: str, device: torch.device) -> None:
-    reasons = "; ".join(str(unavailable(op, backend, device)) for backend in BACKENDS)
-    logger.warning("%s runs in plain PyTorch, which is slower: %s", op, reasons)
+    reasons = (unavailable(op, backend, device) for backend in BACKENDS)
+    logger.warning("%s runs in plain PyTorch, which is slower: %s", op, "; ".join(filter(None, reasons)))
 
 
 @cache

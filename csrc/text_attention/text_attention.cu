@@ -1,5 +1,5 @@
-// Each query is read once and each result written once, so memory is the bound to come close to: 748 MB for three
-// branches of HuMo-1.7B. The rest, two products and a softmax for each tile of 64 queries, has to hide behind it.
+// Attention reads each query once and writes each result once, so memory is the bound to come close to: 748 MB for
+// three branches of HuMo-1.7B. The rest, two products and a softmax for each tile of 64 queries, has to hide behind it.
 //
 // A block is one warp group. It keeps the keys and values of one head in shared memory and lets tiles of queries pass
 // by; three blocks fit on a processor, and while one multiplies, another computes its softmax. Once keys and values are
@@ -11,7 +11,8 @@
 // keys agree: they are written to shared memory in the order in which the lanes hold the queries. So are the values'
 // channels, for the lanes to end up with results of eight contiguous ones.
 //
-// The norm spans all heads, so a kernel before sums the squares of each query.
+// The norm spans all heads, so a kernel before sums the squares of each query, and reads them for the first time. So
+// many do not stay in a cache until the second.
 
 #include "text_attention/text_attention.h"
 
@@ -34,6 +35,7 @@ constexpr int kHead = kTextHeadDim, kKeys = kMostTextKeys;
 constexpr int kTile = 64;  // queries
 constexpr int kThreads = 128, kSumThreads = 256;
 constexpr int kResident = 3;  // blocks of a processor
+constexpr int kMostParts = 64;
 constexpr int kVector = 8;    // elements of 16 bytes
 // Keys and values are matrices of blocks of 8 rows by 8 columns: rows are keys, or channels of values, columns what the
 // product sums over. Blocks of the same columns follow one another.
@@ -322,7 +324,7 @@ __global__ void __launch_bounds__(kSumThreads) sum_squares_kernel(const __grid_c
 int best_parts(int64_t heads, int64_t tiles, int64_t resident) {
   constexpr int64_t kStart = 2;
   int64_t best = 1, least = std::numeric_limits<int64_t>::max();
-  for (int64_t parts = 1; parts <= std::min<int64_t>(tiles, 64); ++parts) {
+  for (int64_t parts = 1; parts <= std::min<int64_t>(tiles, kMostParts); ++parts) {
     const int64_t waves = (heads * parts + resident - 1) / resident;
     const int64_t time = waves * ((tiles + parts - 1) / parts + kStart);
     if (time < least) best = parts, least = time;
@@ -354,7 +356,7 @@ cudaError_t launch(const TextAttention& call, int processors, cudaStream_t strea
 cudaError_t text_attention(const TextAttention& call, cudaStream_t stream) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (call.batch < 1 || call.length < 1 || call.heads < 1 || call.keys < 1 || call.keys > kKeys ||
-      call.length > kMost - 64 * kTile || call.batch * call.heads > kMost / 64 || call.dtype == DType::kFloat32) {
+      call.length > kMost - (kMostParts + 2) * kTile || call.batch * call.heads > kMost / kMostParts || call.dtype == DType::kFloat32) {
     return cudaErrorInvalidValue;
   }
   int processors = 0;

@@ -13,13 +13,14 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig
-from humo_rt.model.attention import BiasedKeyValue, KeyValue
+from humo_rt.model.attention import KeyValue
 from humo_rt.model.block import Block, modulate
 from humo_rt.model.embeddings import AudioProjection, TextEmbedding, TimeEmbedding, TimeProjection, rope_table
 from humo_rt.model.face_tokens import FaceTokens, gather_face_tokens, gathering_pays
@@ -29,9 +30,12 @@ from humo_rt.model.mask_predictor import PREDICTING_BLOCKS, MaskPredictor
 
 @dataclass(frozen=True)
 class Context:
-    """Keys and values of text and audio for every block: computed once per generation, used at every step."""
+    """Keys and values of text and audio for every block: computed once per generation, used at every step.
 
-    text: tuple[KeyValue | BiasedKeyValue, ...]
+    ``text``: what each block's ``project_text`` made, or what that selected.
+    """
+
+    text: tuple[Any, ...]
     audio: tuple[KeyValue, ...] | None
 
     def select(self, text_rows: Tensor, audio_rows: Tensor) -> Context:
@@ -42,6 +46,13 @@ class Context:
         text = tuple(kv.select(text_rows) for kv in self.text)
         audio = None if self.audio is None else tuple(kv.select(audio_rows) for kv in self.audio)
         return Context(text, audio)
+
+
+def check_frames_wanted(frames_wanted: int | None, frames: int, patch: int) -> None:
+    """``ValueError`` unless latents of ``frames`` have so many, of whole patches; None are all."""
+    if frames_wanted is not None and not (1 <= frames_wanted <= frames and frames_wanted % patch == 0):
+        multiple = "" if patch == 1 else f", a multiple of {patch}"
+        raise ValueError(f"frames_wanted is {frames_wanted}: give 1 to the {frames} frames of the latents{multiple}")
 
 
 class Head(nn.Module):
@@ -213,8 +224,7 @@ class HumoDiT(nn.Module):
             raise ValueError(
                 f"audio has {audio.shape[1]} latent frames, the latents have {inputs.shape[2]}: match them"
             )
-        if frames_wanted is not None and not 1 <= frames_wanted <= inputs.shape[2]:
-            raise ValueError(f"frames_wanted is {frames_wanted}: give 1 to the {inputs.shape[2]} frames of the latents")
+        check_frames_wanted(frames_wanted, inputs.shape[2], self.config.patch_size[0])
         if return_face_mask and self.mask_predictor is None:
             raise ValueError(
                 "this model has no mask predictor: load weights that carry one, or pass no return_face_mask"

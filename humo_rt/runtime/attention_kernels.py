@@ -58,6 +58,7 @@ def package_function(backend: str) -> Callable[..., Tensor | tuple[Tensor, ...]]
 
 def self_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor, backend: str) -> Tensor:
     """softmax(q k^T / sqrt(K)) v by ``backend``: (B, H, L, K) from three of that shape, any strides, last axis dense.
+    Of queries there may be fewer.
 
     The result is dense as (B, L, H, K), so that joining the heads copies nothing. One graph node for the compiler;
     exported graphs hold plain attention instead.

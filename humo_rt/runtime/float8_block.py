@@ -88,6 +88,7 @@ class Float8Block(FusedBlock):
         v_USD, scale_v, centre_U1D = quantize_tensor(v, centred=True, padding=padding)
         v_USHK = v_USD.unflatten(2, (heads, -1))
         y_UQHK, scale_y = attend_quantized((q_UQHK, scale_q), (k_USHK, scale_k), (v_USHK, scale_v))
+        y_UQHK = y_UQHK[:, :wanted]  # its keys are as many as its queries, which are all computed
         if isinstance(attention.o, Float8Linear):
             return requantize_rows(y_UQHK.flatten(2), scale_y, centre_U1D)
         return with_common_value(y_UQHK, scale_y, centre_U1D).to(v.dtype).flatten(2)

@@ -81,7 +81,7 @@ class FusedBlock(Block):
         x_UQD: Tensor | Carried,
         time_U6D: Tensor,
         rope: tuple[Tensor, Tensor],
-        text: Tensor | KeyValue | BiasedKeyValue | TextParts,
+        text: Tensor | KeyValue | BiasedKeyValue | ProjectedTexts | TextParts,
         audio: Tensor | KeyValue | None,
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
@@ -209,7 +209,9 @@ class FusedBlock(Block):
     def _before_text(self, x_UQD: Tensor, y_UQD: Tensor, gate_U1D: Tensor) -> tuple[Tensor, Tensor]:
         return self._add_and_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3), self.cross_attn.q)
 
-    def _text_attention(self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue | TextParts) -> Tensor:
+    def _text_attention(
+        self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue | ProjectedTexts | TextParts
+    ) -> Tensor:
         attention = self.cross_attn
         if isinstance(text, Tensor):
             text = attention.project(text)

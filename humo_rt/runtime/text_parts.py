@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from humo_rt.kernels.audio_face_probabilities import fold_values
 from humo_rt.kernels.text_attention import text_attention
-from humo_rt.kernels.text_probabilities import text_probabilities
+from humo_rt.kernels.text_probabilities import MAX_KEYS, text_probabilities
 from humo_rt.model.attention import BiasedKeyValue, TextAttention
 from humo_rt.runtime.matmul_kernels import HALF
 
 # Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
 KEY_STEP = 64
-# Keys of a short text, and the width from which on products cost more than their launches.
-SHORT_STEP, FEWEST_CHANNELS = 16, 1024
+# The same of short texts, and the width from which on products cost more than their launches.
+SHORT_STEP, FEWEST_CHANNELS = 32, 1024
 # Each part has launches of its own.
 MOST_PARTS = 4
 
@@ -77,14 +77,18 @@ def project_texts(
     return BiasedKeyValue(kv.k, kv.v, bias)
 
 
+@torch.no_grad()  # results are written into a part of the whole, which has no backward pass
 def attend_in_parts(attention: TextAttention, q_BQD: Tensor, parts: Sequence[BiasedKeyValue]) -> Tensor:
-    """What ``attention`` makes of its queries, before their norm: (B, Q, D), the output projection included."""
-    y_BQD, begin = torch.empty_like(q_BQD), 0
+    """What ``attention`` makes of its queries, before their norm: (B, Q, D), the output projection included.
+
+    Its products are PyTorch's, whatever the blocks' others are by: these can write into a part of the whole.
+    """
+    y_BQD, begin = q_BQD.new_empty(q_BQD.shape), 0
     norm, eps = attention.norm_q.weight, attention.norm_q.eps
     weight, bias = attention.o.weight, attention.o.bias
     for part in parts:
         rows = slice(begin, begin + len(part.k))
-        q, y = q_BQD[rows], y_BQD[rows].flatten(0, 1)
+        q, y = q_BQD[rows], y_BQD[rows].view(-1, y_BQD.shape[-1])
         k, v = part.k.to(q.dtype), part.v.to(q.dtype)
         if k.shape[-2] <= _most_short_keys(k):
             prob = text_probabilities(q, norm, k, part.bias_BS, eps)
@@ -109,8 +113,9 @@ def _folds(projection: nn.Module) -> bool:
 
 
 def _most_short_keys(k_BHSK: Tensor) -> int:
-    """With so many, values that hold the output projection have half as many rows as that has inputs."""
-    return k_BHSK.shape[-1] // 2
+    """With half as many as a head has channels, values that hold the output projection have half as many rows as that
+    has inputs."""
+    return min(k_BHSK.shape[-1] // 2, MAX_KEYS)
 
 
 def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:

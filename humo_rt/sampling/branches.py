@@ -71,8 +71,8 @@ class GuidedModel:
     On a GPU, branches that differ in text and audio alone share their input, and those that differ in the image as well
     share the video's frames of it: what comes before the first difference is computed once. Nor is there a velocity of
     reference slots that the model never sees. CPU libraries round a smaller batch differently, so there a seed keeps
-    its latents to the bit. ``branch_batch_size`` bounds how many
-    branches share one forward; None runs all of them in one.
+    its latents to the bit. ``branch_batch_size`` bounds how many branches share one forward; None runs all of them in
+    one.
     """
 
     def __init__(
@@ -158,9 +158,8 @@ class GuidedModel:
             velocity = self._predicted.forward(self.model, inputs, timesteps, constants, names)
         else:
             velocity = self.model(inputs, timesteps, **constants)
-        left_out = (
-            self.shape[2] - velocity.shape[2]
-        )  # slots, which stay as they are: the model never sees the sampler's
+        # Slots that were left out stay as they are: the model never sees the sampler's.
+        left_out = self.shape[2] - velocity.shape[2]
         return F.pad(velocity, (0, 0, 0, 0, 0, left_out)) if left_out else velocity
 
     def _constant_inputs(self, names: tuple[str, ...]) -> dict[str, Any]:

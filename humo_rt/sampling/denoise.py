@@ -44,8 +44,9 @@ def denoise(
 ) -> Tensor:
     """Run every step of ``scheduler`` and return the clean video latents (N, 16, T - slots, H, W) in float32.
 
-    ``noise_NCTHW`` is float32 noise over all frames, reference slots included: the sampler advances those too, the
-    result leaves them out. ``on_step(index, timestep, latents)`` is called after each step and returns the latents to
+    ``noise_NCTHW`` is float32 noise over all frames, reference slots included, which the result leaves out. The sampler
+    advances those too, but for models with ``"frames"`` injection on a GPU: these see the references in their place, so
+    the slots stay noise. ``on_step(index, timestep, latents)`` is called after each step and returns the latents to
     go on with. ``reuse`` computes some branches less often, which changes the result. ``around_step(index, branches)``
     gives a context manager that is entered for the step alone, to measure it; ``branches`` are those it computes. No
     step waits for the device.

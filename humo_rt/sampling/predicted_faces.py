@@ -39,7 +39,8 @@ class PredictedFaces:
     def forward(
         self, model: Any, inputs: Tensor, timesteps: Tensor, constants: Mapping[str, Any], names: tuple[str, ...]
     ) -> Tensor:
-        """The velocities (B, C, T, H, W) of the branches ``names`` under the mask of this step."""
+        """The velocities (B, C, T, H, W) of the branches ``names`` under the mask of this step, or of the frames that
+        ``constants`` want."""
         mask_BTHW = self.mask_NTHW.repeat(len(names), 1, 1, 1)
         if self._richest not in names:
             return model(inputs, timesteps, **constants, face_mask=mask_BTHW)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from humo_rt.config import DiTConfig
-from humo_rt.model.dit import HumoDiT
+from humo_rt.model.dit import HumoDiT, check_frames_wanted
 from humo_rt.model.embeddings import rope_table, timestep_sinusoid
 from humo_rt.tensorrt import bindings
 from humo_rt.tensorrt.bindings import Size
@@ -119,6 +119,7 @@ class GraphDiT(ABC):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """As ``HumoDiT.forward`` with a context. ``ValueError`` for what the graph was not exported with."""
         self.require_parts(face_mask=face_mask is not None, return_face_mask=return_face_mask)
+        check_frames_wanted(frames_wanted, x_BCTHW.shape[2], self.config.patch_size[0])
         if rows is not None:  # a graph has an input for every branch
             x_BCTHW, timestep_B = x_BCTHW.index_select(0, rows), timestep_B.index_select(0, rows)
             condition = None if condition is None else condition.index_select(0, rows)

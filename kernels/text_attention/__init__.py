@@ -91,8 +91,10 @@ def takes(backend: str, q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, *_
 
 def backend_order(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor) -> tuple[str, ...]:
     """The backends for these arguments, the faster one first."""
+    if not takes("cuda", q_BLD, norm_weight_D, k_BHSK):
+        return ("triton",)
     many = q_BLD.shape[0] * q_BLD.shape[1] * k_BHSK.shape[1] >= FEWEST_QUERIES
-    return ("cuda", "triton") if many and takes("cuda", q_BLD, norm_weight_D, k_BHSK) else ("triton",)
+    return ("cuda", "triton") if many else ("triton", "cuda")
 
 
 @torch.library.custom_op("humo_rt::text_attention", mutates_args=())

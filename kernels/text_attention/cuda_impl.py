@@ -11,7 +11,7 @@ from humo_rt.kernels.text_attention import CUDA_HEAD_DIM, MOST_CUDA_KEYS, takes
 CAPABILITY = 9  # its matrix products exist on no other family
 
 _DTYPES = {torch.float16: _C.DType.float16, torch.bfloat16: _C.DType.bfloat16}
-_VECTOR = 8  # elements of one load
+_LOAD = 16  # bytes
 
 
 def run(
@@ -32,8 +32,7 @@ def run(
             f"text attention in CUDA takes heads of {CUDA_HEAD_DIM} channels, up to {MOST_CUDA_KEYS} keys and 16-bit "
             f"types, not {head_dim}, {keys} and {q_BLD.dtype}: leave the choice of a backend to the op"
         )
-    q, k, v = (_readable(x) for x in (q_BLD, k_BHSK, v_BHSK))
-    norm_weight_D = norm_weight_D.float().contiguous()
+    q, k, v, norm_weight_D = (_readable(x) for x in (q_BLD, k_BHSK, v_BHSK, norm_weight_D.float()))
     bias = None if bias_BS is None else bias_BS.contiguous()
     batch, length, width = q.shape
     heads, keys = k.shape[1:3]
@@ -60,6 +59,6 @@ def run(
 
 
 def _readable(x: Tensor) -> Tensor:
-    """``x``, or a copy where its channels are not contiguous or no vector of them may be read at once."""
-    aligned = x.data_ptr() % (_VECTOR * x.itemsize) == 0 and all(stride % _VECTOR == 0 for stride in x.stride()[:-1])
+    """``x``, or a copy where its channels are not contiguous or no 16 bytes of them may be read at once."""
+    aligned = all(step % _LOAD == 0 for step in (x.data_ptr(), *(stride * x.itemsize for stride in x.stride()[:-1])))
     return x if x.stride(-1) == 1 and aligned else x.clone(memory_format=torch.contiguous_format)

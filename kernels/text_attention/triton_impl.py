@@ -19,9 +19,8 @@ from humo_rt.kernels.text_attention import FEWEST_QUERIES
 LOG2_E = tl.constexpr(1.4426950408889634)
 # The interpreter multiplies the bit patterns of bfloat16 as integers: it gets the same values as float32.
 WIDEN = tl.constexpr(triton.knobs.runtime.interpret)
-# Of the kernel that holds all keys: queries of a tile, tiles that a program goes through, and how many queries fill a
-# card with its programs.
-TILE, TILES, FEWEST_ROWS = 64, 8, FEWEST_QUERIES
+# Of the kernel that holds all keys: queries of a tile, and tiles that a program goes through.
+TILE, TILES = 64, 8
 
 
 @triton.jit
@@ -144,7 +143,7 @@ def blocks(length: int, keys: int, head_dim: int, itemsize: int) -> dict[str, in
 
 def few_blocks(rows: int, keys: int, head_dim: int, itemsize: int) -> dict[str, int] | None:
     """Sizes for the kernel that holds all keys, or None where the other one runs; ``rows`` as ``FEWEST_QUERIES``."""
-    if itemsize > 2 or head_dim > 128 or keys > 128 or rows < FEWEST_ROWS:
+    if itemsize > 2 or head_dim > 128 or keys > 128 or rows < FEWEST_QUERIES:
         return None
     return {
         "TILES": TILES,

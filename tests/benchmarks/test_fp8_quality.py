@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from humo_rt.sampling.branches import GuidedModel
+
 ROOT = Path(__file__).parents[2]
 TINY = ["--preset", "nano", "--layers", "2", "--device", "cpu", "--height", "32", "--width", "32", "--num-frames", "5"]
 
@@ -32,6 +34,23 @@ def test_errors_of_blocks_branches_and_guidance(tmp_path) -> None:
         assert len(rows[name]["blocks"]) == 2
     assert max(rows["fp8 but 0.*,1.*"]["branches"].values()) < 1e-2
     assert rows["fp8"]["guided"] < rows["fp8 but none"]["guided"]
+
+
+def test_blocks_are_compared_in_what_the_last_one_computes(monkeypatch, benchmark_module, tmp_path) -> None:
+    """On a GPU branches share inputs, and the last block leaves reference frames out."""
+    module, file = benchmark_module("fp8_quality"), tmp_path / "report.json"
+    init = GuidedModel.__init__
+
+    def share_inputs(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.shares_inputs = True
+
+    monkeypatch.setattr(GuidedModel, "__init__", share_inputs)
+    monkeypatch.setattr(sys, "argv", ["fp8_quality.py", *TINY, "--runs", "1", "--json", str(file)])
+    module.main()
+    rows = {row["variant"]: row for row in json.loads(file.read_text())["results"]}
+    assert "failed" not in rows["fp8"]
+    assert all(0 < block["output"] < 0.1 for block in rows["fp8"]["blocks"])
 
 
 def test_what_was_measured_before_a_failure_is_saved(monkeypatch, benchmark_module, tmp_path) -> None:

@@ -68,6 +68,11 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             text_probabilities(*arguments)
 
+    def test_a_long_text_has_an_op_of_its_own(self):
+        sizes = attention.Sizes(texts=(64,), tokens=2, heads=1, head_dim=8)
+        with pytest.raises(ValueError, match="65 keys are above 64: use text_attention"):
+            text_probabilities(*make_inputs(sizes, torch.float32, CPU))
+
 
 class TestGraphs:
     def test_opcheck(self, inputs):

@@ -120,6 +120,18 @@ class TestAttention:
         assert sum(graph.runs for graph in fake_cudnn.FakeGraph.built) == config.num_layers
         assert relative_error(float8, exact) < 4e-2
 
+    def test_frames_that_nobody_wants_are_left_out_after_it(self, monkeypatch, config):
+        fake_cudnn.install(monkeypatch)
+        dit, inputs = make_dit(config).bfloat16(), make_inputs(config)
+        use_attention(dit, CUDNN_FP8)
+        fuse_float8(dit)
+        inputs["context"] = dit.project_context(inputs.pop("text_embeds"), inputs.pop("audio"))
+        whole = forward(dit, inputs)
+        widened, seen = dit.blocks[-1]._widened, []
+        monkeypatch.setattr(dit.blocks[-1], "_widened", lambda x: seen.append(len(x.values[0])) or widened(x))
+        assert relative_error(forward(dit, inputs | {"frames_wanted": 1}), whole[:, :, :1]) < 1e-3
+        assert seen == [15]
+
     def test_on_exact_blocks_when_it_is_named(self, monkeypatch, config):
         fake_cudnn.install(monkeypatch)
         dit, inputs = make_dit(config).bfloat16(), make_inputs(config)

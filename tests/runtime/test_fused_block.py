@@ -101,12 +101,13 @@ class TestAgreement:
         torch.testing.assert_close(forward(fuse(dit), inputs), eager)
 
     @pytest.mark.parametrize(
-        "case", ["everywhere", "face mask", "two speakers", "no audio", "face tokens", "text alone"]
+        "case", ["everywhere", "one block", "face mask", "two speakers", "no audio", "face tokens", "unprojected"]
     )
     def test_frames_that_nobody_wants_are_left_out_of_the_last_block(self, config, case, monkeypatch):
         dit, inputs = make_dit(config), make_inputs(config)
+        dit.blocks = dit.blocks[: 1 if case == "one block" else None]
         audio = None if case == "no audio" else inputs.pop("audio")
-        if case != "text alone":
+        if case != "unprojected":
             inputs["context"] = dit.project_context(inputs.pop("text_embeds"), audio)
         inputs["audio"] = None
         if case == "face mask":
@@ -127,8 +128,19 @@ class TestAgreement:
         result = forward(dit, {**inputs, "frames_wanted": wanted})
         assert torch.equal(plain, eager[:, :, :wanted])
         torch.testing.assert_close(result, plain)
-        spared = case not in ("face tokens", "text alone")
+        spared = case not in ("face tokens", "unprojected")
         assert seen == [15 * (wanted if spared else FRAMES)]
+
+    def test_nor_of_samples_that_share_their_input(self, config):
+        dit, inputs = make_dit(config), make_inputs(config)
+        inputs["context"] = dit.project_context(inputs.pop("text_embeds"), inputs.pop("audio"))
+        rows, distinct = torch.tensor([0, 1, 0]), [name for name in ("x_BCTHW", "condition") if name in inputs]
+        repeated = inputs | {name: inputs[name][rows] for name in distinct}
+        shared = inputs | {name: inputs[name][:2] for name in distinct} | {"rows": rows, "frames_wanted": FRAMES - 1}
+        with torch.no_grad():
+            expected = dit(timestep_B=torch.full((3,), 500), **repeated)
+            result = fuse(dit)(timestep_B=torch.full((2,), 500), **shared)
+        torch.testing.assert_close(result, expected[:, :, : FRAMES - 1])
 
     def test_the_mask_predictor_sees_every_frame(self):
         config = dataclasses.replace(CONFIGS["nano"], mask_predictor=True)

@@ -36,6 +36,11 @@ class TestSelection:
         assert torch.equal(prompt.k[1], texts.k[0, :, :32])
         assert prompt.bias_BS[0].tolist() == [0.0] * 20 + [pytest.approx(math.log(LIMIT - 20))] + [-math.inf] * 11
 
+    def test_an_empty_text_is_padding_alone(self):
+        (part,) = project(0).select(torch.tensor([0, 0])).parts
+        assert part.k.shape == (2, HEADS, 32, HEAD_DIM)
+        assert part.bias_BS[0].tolist() == [pytest.approx(math.log(LIMIT))] + [-math.inf] * 31
+
     @pytest.mark.parametrize(
         ("lengths", "rows"),
         [((33, 126), [0, 1]), ((126, 512), [0, 1, 1]), ((3, 4), [0, 1, 0, 1, 0])],

@@ -93,6 +93,14 @@ def test_the_engine_gives_what_the_model_gives(tmp_path, layout, size):
     assert torch.equal(call(rig.engine, size), call(rig.dit, size))
 
 
+def test_the_velocity_of_some_frames(rig):
+    size = SMALL.typical
+    assert torch.equal(call(rig.engine, size, frames_wanted=2), call(rig.engine, size)[:, :, :2])
+    for wanted in (0, size.frames + 1):
+        with pytest.raises(ValueError, match=f"frames_wanted is {wanted}: give 1 to the {size.frames} frames"):
+            call(rig.engine, size, frames_wanted=wanted)
+
+
 def test_the_face_mask_and_the_mask_predictor_pass_through(tmp_path):
     rig = make_rig(tmp_path, face_mask=True, mask_predictor=True)
     size = SMALL.typical
