@@ -151,6 +151,7 @@ def bench(op: str, backends: list[str], record: Record) -> None:
         for workload, shape in cases.WORKLOADS.items():
             inputs = cases.make_inputs(shape, torch.bfloat16, CUDA)
             if not taken(op, backend, inputs):
+                record.absent(op, backend, f"{backend} is not written for it", workload)
                 continue
             with record.row(op, backend, workload) as row:
                 moved, runs = cases.bytes_moved(*inputs), RUNS if backend in registry.BACKENDS else OTHER_RUNS

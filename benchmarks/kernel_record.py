@@ -41,9 +41,9 @@ class Record:
             self.rows.remove(row)
             self._write()
 
-    def absent(self, op: str, backend: str, reason: str | None) -> None:
-        """Nothing to run, and why."""
-        self.rows.append({"op": op, "backend": backend, "workload": "", "absent": reason})
+    def absent(self, op: str, backend: str, reason: str | None, workload: str = "") -> None:
+        """Nothing to run, at all or of ``workload``, and why."""
+        self.rows.append({"op": op, "backend": backend, "workload": workload, "absent": reason})
         self._write()
 
     def _write(self) -> None:

@@ -34,9 +34,9 @@ namespace {
 constexpr int kHead = kTextHeadDim, kKeys = kMostTextKeys;
 constexpr int kTile = 64;  // queries
 constexpr int kThreads = 128, kSumThreads = 256;
-constexpr int kResident = 3;  // blocks of a processor
-constexpr int kMostParts = 64;
-constexpr int kVector = 8;    // elements of 16 bytes
+constexpr int kResident = 3;    // blocks of a processor
+constexpr int kMostParts = 64;  // of the tiles of a head
+constexpr int kVector = 8;      // elements of 16 bytes
 // Keys and values are matrices of blocks of 8 rows by 8 columns: rows are keys, or channels of values, columns what the
 // product sums over. Blocks of the same columns follow one another.
 constexpr int kBlockBytes = 128, kColumnBytes = kKeys / 8 * kBlockBytes;

@@ -137,8 +137,7 @@ class GraphDiT(ABC):
             everywhere = torch.ones(size.branches, *x_BCTHW.shape[2:], device=x_BCTHW.device)
             inputs[bindings.FACE_MASK] = everywhere if face_mask is None else face_mask
         outputs = self.run(self._conforming(inputs, size))
-        velocity = outputs[bindings.VELOCITY]
-        velocity = velocity[:, :, :frames_wanted]
+        velocity = outputs[bindings.VELOCITY][:, :, :frames_wanted]
         return (velocity, outputs[bindings.FACE_MASK_LOGITS]) if return_face_mask else velocity
 
     def _rope_inputs(self, size: Size, device: torch.device, rope: tuple[Tensor, Tensor] | None) -> dict[str, Tensor]:

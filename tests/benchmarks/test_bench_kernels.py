@@ -90,6 +90,17 @@ def test_a_kernel_that_is_wrong_is_not_timed_and_one_that_fails_hides_nothing(
     ]
 
 
+def test_what_a_backend_is_not_written_for_is_said(bench_kernels, implementations, tmp_path, monkeypatch):
+    implementations["cuda"] = implementations["reference"]
+    monkeypatch.setattr(bench_kernels, "taken", lambda op, backend, inputs: backend == "reference")
+    monkeypatch.setattr(bench_kernels, "written", lambda op, backend: True)
+    record = bench_kernels.Record(tmp_path / "rows.json")
+    bench_kernels.bench("gelu_quantize", ["cuda", "reference"], record)
+    said = [(row["backend"], row["workload"]) for row in record.rows if "absent" in row]
+    assert said == [("cuda", "humo-1.7b"), ("cuda", "nano")]
+    assert [row["workload"] for row in record.rows if "median" in row] == ["humo-1.7b", "nano"]
+
+
 def test_what_takes_the_compiler_too_long_is_given_up(bench_kernels, implementations, tmp_path, monkeypatch):
     def endless(x):
         while True:
