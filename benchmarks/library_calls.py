@@ -238,7 +238,6 @@ LIBRARY_CALLS: dict[str, tuple[Call, ...] | str] = {
             differs=f"{_NARROW_WEIGHT}; so are the logarithms of counts, more than a percent off",
         ),
     ),
-    "text_probabilities": "no library returns what an attention with a mask weighs values with",
     "merge_attention": "the reference is the library's: sigmoid, lerp",
     "adaln_modulate": (Call(library="F.layer_norm", run=modulated_norm),),
     "adaln_modulate_quantize": _UNQUANTISED,

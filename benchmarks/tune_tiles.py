@@ -59,9 +59,6 @@ SPACES = {
     "audio_face_probabilities": Space(
         {"BLOCK_M": [16, 32, 64], "BLOCK_D": [256, 512], "num_warps": [2, 4, 8]}, chooser="blocks"
     ),
-    "text_probabilities": Space(
-        {"BLOCK_M": [16, 32, 64], "BLOCK_D": [256, 512], "num_warps": [2, 4, 8]}, chooser="blocks"
-    ),
     "text_attention": Space({"BLOCK_M": [64, 128], "TILES": [4, 8, 16], "num_warps": [4, 8]}, chooser="few_blocks"),
 }
 

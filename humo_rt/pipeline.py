@@ -209,7 +209,7 @@ class Pipeline:
         Denoises noise, with one step for every set of branches that the steps of ``generate`` compute together: each
         row of the guidance table, and what ``guidance_reuse`` leaves of it. No later result changes. ``mode``: T,
         TI, TA or TIA, the conditions that will be given. Several images or speakers, face masks and prompts of more
-        than a sentence have shapes of their own, for which the first ``generate`` still waits. What is left out comes
+        than 127 tokens have shapes of their own, for which the first ``generate`` still waits. What is left out comes
         from the preset. Errors as ``generate``.
         """
         inputs = noise_inputs(mode, self.config.num_frames if num_frames is None else num_frames)

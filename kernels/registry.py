@@ -22,7 +22,6 @@ OPS = (
     "audio_face_attention",
     "audio_face_probabilities",
     "text_attention",
-    "text_probabilities",
     "merge_attention",
     "adaln_modulate",
     "adaln_modulate_quantize",

@@ -6,15 +6,16 @@ Beside attention and matrix products a block moves, per token and unit of width:
 bytes each: the float32 stream in and out, a sub-block's result in, the next one's input out; text's and audio's two are
 22 together, as the first of them is not written), once the norm and rotation of q and k (8 bytes), the queries of text
 and of audio twice, and what text attention returns (10 bytes): 64 bytes in all. Audio attention returns probabilities,
-16 for the 128 channels of a head, and the values that they weigh hold the output projection; a short text's likewise
-(``text_parts``). Where audio is for the tokens of faces alone, one of the four norms is theirs alone: they are fetched
-into it (6 bytes) and go back into stream and norm in place (12 bytes), and the others move 50 bytes.
+16 for the 128 channels of a head, and the values that they weigh hold the output projection. Where audio is for the
+tokens of faces alone, one of the four norms is theirs alone: they are fetched into it (6 bytes) and go back into stream
+and norm in place (12 bytes), and the others move 50 bytes.
 
 Shape legend: B batch, U distinct inputs of the batch, Q tokens, L text tokens, S keys, D width, H heads, K head_dim.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.block import Block
 from humo_rt.model.face_tokens import FaceTokens, TokenGroup
 from humo_rt.runtime.matmul_kernels import TORCH, linear, linear_gelu
-from humo_rt.runtime.text_parts import ProjectedTexts, TextParts, attend_in_parts, project_texts
 
+# Texts of about one length share kernels and recordings, for keys that the kernel would leave out of a tile anyway.
+KEY_STEP = 64
 # With fewer tokens alike, attention to them costs no more than merging what is attended to apart.
 FEWEST_ALIKE = 8192
 
@@ -69,19 +71,22 @@ class FusedBlock(Block):
     qkv: tuple[Tensor, Tensor]  # weight (3 D, D) and bias; the weights of q, k and v are views of it
     matmul_backend: str = TORCH  # set by ``matmul_backends.use_matmul``
 
-    def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> BiasedKeyValue | ProjectedTexts:
+    def project_text(self, text_BLD: Tensor, lengths: Sequence[int]) -> BiasedKeyValue:
         """As ``Block.project_text``; all padding becomes one key, whose bias is the logarithm of their number.
 
         That is exact: the rows beyond a text's length are zeros that went through one embedding, all equal.
         """
-        return project_texts(self.cross_attn, text_BLD, lengths)
+        limit = text_BLD.shape[1]
+        keys = min(math.ceil((max(lengths) + 1) / KEY_STEP) * KEY_STEP, limit)
+        kv = self.cross_attn.project(text_BLD[:, :keys])
+        return BiasedKeyValue(kv.k, kv.v, _padding_bias(lengths, keys, limit).to(text_BLD.device))
 
     def forward(
         self,
         x_UQD: Tensor | Carried,
         time_U6D: Tensor,
         rope: tuple[Tensor, Tensor],
-        text: Tensor | KeyValue | BiasedKeyValue | ProjectedTexts | TextParts,
+        text: Tensor | KeyValue | BiasedKeyValue,
         audio: Tensor | KeyValue | None,
         faces: Tensor | FaceTokens | None = None,
         rows_B: Tensor | None = None,
@@ -209,16 +214,12 @@ class FusedBlock(Block):
     def _before_text(self, x_UQD: Tensor, y_UQD: Tensor, gate_U1D: Tensor) -> tuple[Tensor, Tensor]:
         return self._add_and_norm(x_UQD, y_UQD, gate_U1D, *_affine(self.norm3), self.cross_attn.q)
 
-    def _text_attention(
-        self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue | ProjectedTexts | TextParts
-    ) -> Tensor:
+    def _text_attention(self, normed_BQD: Tensor, text: Tensor | KeyValue | BiasedKeyValue) -> Tensor:
         attention = self.cross_attn
         if isinstance(text, Tensor):
             text = attention.project(text)
+        bias = text.bias_BS if isinstance(text, BiasedKeyValue) else None
         q = self._product(attention.q, normed_BQD)
-        if isinstance(text, TextParts):
-            return attend_in_parts(attention, q, text.parts)
-        bias = None if isinstance(text, KeyValue) else text.bias_BS
         k, v = text.k.to(q.dtype), text.v.to(q.dtype)
         attended = text_attention(q, attention.norm_q.weight, k, v, bias, attention.norm_q.eps)
         return self._product(attention.o, attended)
@@ -260,6 +261,16 @@ class FusedBlock(Block):
         """What the second layer of the feed-forward reads."""
         widen = self.ffn[0]
         return linear_gelu(normed_BQD, widen.weight, widen.bias, self.matmul_backend)
+
+
+def _padding_bias(lengths: Sequence[int], keys: int, limit: int) -> Tensor:
+    """(B, S) float32: 0 for the tokens of a text, the logarithm of their number for its padding, nothing after that."""
+    bias_BS = torch.full((len(lengths), keys), -math.inf)
+    for row, length in zip(bias_BS, lengths, strict=True):
+        row[:length] = 0
+        if length < limit:
+            row[length] = math.log(limit - length)
+    return bias_BS
 
 
 def _samples(x_UQD: Tensor | QuantizedRows, rows_B: Tensor) -> Tensor | QuantizedRows:

@@ -38,21 +38,13 @@ def text_attention(
     eps: float = 1e-6,
 ) -> Tensor:
     """The formula above. ``ValueError`` names the argument that does not fit."""
-    check_queries(q_BLD, norm_weight_D, k_BHSK, bias_BS)
-    if v_BHSK.shape != k_BHSK.shape or v_BHSK.dtype != k_BHSK.dtype:
-        raise ValueError(
-            f"values {tuple(v_BHSK.shape)} {v_BHSK.dtype} do not fit keys {tuple(k_BHSK.shape)} {k_BHSK.dtype}: give "
-            "one value for each key"
-        )
-    if v_BHSK.device != q_BLD.device:
-        raise ValueError(f"values on {v_BHSK.device}, queries on {q_BLD.device}: use one device")
+    _check(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS)
     if registry.exporting():
         return reference(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
     return _text_attention(q_BLD, norm_weight_D, k_BHSK, v_BHSK, bias_BS, eps)
 
 
-def check_queries(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, bias_BS: Tensor | None) -> None:
-    """``ValueError`` unless queries, norm weight, keys and bias fit one another."""
+def _check(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, bias_BS: Tensor | None) -> None:
     if q_BLD.ndim != 3 or q_BLD.numel() == 0:
         raise ValueError(f"queries {tuple(q_BLD.shape)} are not (B, L, D) with every axis at least one")
     if k_BHSK.ndim != 4 or k_BHSK.numel() == 0:
@@ -62,6 +54,11 @@ def check_queries(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, bias_BS:
         raise ValueError(
             f"keys {tuple(k_BHSK.shape)} do not fit queries {tuple(q_BLD.shape)}: the same batch and heads * head_dim "
             "channels are needed"
+        )
+    if v_BHSK.shape != k_BHSK.shape or v_BHSK.dtype != k_BHSK.dtype:
+        raise ValueError(
+            f"values {tuple(v_BHSK.shape)} {v_BHSK.dtype} do not fit keys {tuple(k_BHSK.shape)} {k_BHSK.dtype}: give "
+            "one value for each key"
         )
     if head_dim > MAX_HEAD_DIM:
         raise ValueError(f"heads of {head_dim} channels are above {MAX_HEAD_DIM}: use narrower ones")
@@ -74,7 +71,7 @@ def check_queries(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, bias_BS:
         raise ValueError(f"norm weight is {norm_weight_D.dtype}: use float32 or {q_BLD.dtype} as the queries")
     if bias_BS is not None and bias_BS.dtype != torch.float32:
         raise ValueError(f"bias is {bias_BS.dtype}: use float32")
-    for name, tensor in {"norm weight": norm_weight_D, "keys": k_BHSK, "bias": bias_BS}.items():
+    for name, tensor in {"norm weight": norm_weight_D, "keys": k_BHSK, "values": v_BHSK, "bias": bias_BS}.items():
         if tensor is not None and tensor.device != q_BLD.device:
             raise ValueError(f"{name} on {tensor.device}, queries on {q_BLD.device}: use one device")
 

@@ -38,7 +38,6 @@ SIZES: dict[str, Any] = {
     "audio_face_attention": AUDIO,
     "audio_face_probabilities": AUDIO,
     "text_attention": TextSizes(texts=(12, 40), tokens=140, heads=2, head_dim=128, text_len=64),
-    "text_probabilities": TextSizes(texts=(12, 40), tokens=140, heads=4, head_dim=64, text_len=64),
     "merge_attention": (3, 63, 4, 64),
     "qk_norm_rope": (3, 63, 5, 64),
     "qk_norm_rope_quantize": (3, 63, 4, 64),
@@ -72,7 +71,6 @@ CUT: dict[str, Callable[[Any], Any]] = {
     "gate_residual_norm_quantize": fewer_tokens,
     "residual_norm": fewer_tokens,
     "text_attention": fewer_queries,
-    "text_probabilities": fewer_queries,
     "rms_silu": lambda shape: (1, min(shape[1], 2), *shape[2:]),
     "causal_conv": lambda shape: shape._replace(frames=2, rows=min(shape.rows, 20)),
 }

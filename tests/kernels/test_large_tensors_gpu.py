@@ -32,7 +32,6 @@ from humo_rt.kernels.scatter_residual_norm import scatter_residual_norm
 from humo_rt.kernels.testing import taken
 from humo_rt.kernels.text_attention import text_attention
 from humo_rt.kernels.text_attention.cases import Sizes as TextSizes
-from humo_rt.kernels.text_probabilities import text_probabilities
 from tests.kernels import op_checks
 from tests.kernels.op_checks import backends_of
 
@@ -256,14 +255,3 @@ def test_text_attention(backend, text):
     large[:, -64:] = q
     expected = text_attention(large[:, -(2**18) :], *others)[:, -64:]
     assert torch.equal(text_attention(large, *others)[:, -64:], expected)
-
-
-@needs(9)
-@backends_of("text_probabilities")
-def test_text_probabilities(backend):
-    """The last tokens of a large input equal the same alone."""
-    sizes = TextSizes(texts=(9,), tokens=64, heads=1, head_dim=128)
-    q, *others = make_inputs("text_probabilities", sizes)
-    large = torch.zeros(1, 2**24 + 64, 128, dtype=torch.bfloat16, device=CUDA)
-    large[:, -64:] = q
-    assert torch.equal(text_probabilities(large, *others)[:, -64:], text_probabilities(q, *others))
