@@ -356,7 +356,8 @@ cudaError_t launch(const TextAttention& call, int processors, cudaStream_t strea
 cudaError_t text_attention(const TextAttention& call, cudaStream_t stream) {
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (call.batch < 1 || call.length < 1 || call.heads < 1 || call.keys < 1 || call.keys > kKeys ||
-      call.length > kMost - (kMostParts + 2) * kTile || call.batch * call.heads > kMost / kMostParts || call.dtype == DType::kFloat32) {
+      call.length > kMost - (kMostParts + 2) * kTile || call.batch * call.heads > kMost / kMostParts ||
+      call.dtype == DType::kFloat32) {
     return cudaErrorInvalidValue;
   }
   int processors = 0;
