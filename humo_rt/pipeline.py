@@ -102,8 +102,7 @@ class Pipeline:
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
                 the fastest that works here. `humo-rt doctor` lists them.
             matmul_backend: what computes the matrix products of the DiT that are not in float8, one of
-                ``matmul_backends.BACKENDS``; ``"auto"`` as above. ``"quack"`` leaves small ones to PyTorch,
-                and those of texts that are attended to in parts.
+                ``matmul_backends.BACKENDS``; ``"auto"`` as above. ``"quack"`` leaves small ones to PyTorch.
             precision: ``"exact"``, or ``"fp8"`` for the DiT's matrix products in float8 (e4m3), with which ``"auto"``
                 may also take attention in float8. Lossy; needs an Ada, Hopper or Blackwell GPU.
             cuda_graphs: whether a GPU replays forwards of the DiT from a recording, which takes memory for its
@@ -208,9 +207,9 @@ class Pipeline:
 
         Denoises noise, with one step for every set of branches that the steps of ``generate`` compute together: each
         row of the guidance table, and what ``guidance_reuse`` leaves of it. No later result changes. ``mode``: T,
-        TI, TA or TIA, the conditions that will be given. Several images or speakers, face masks and prompts of more
-        than 127 tokens have shapes of their own, for which the first ``generate`` still waits. What is left out comes
-        from the preset. Errors as ``generate``.
+        TI, TA or TIA, the conditions that will be given. Several images or speakers, face masks, prompts of more than
+        127 tokens and negative prompts of one's own may have shapes of their own, for which the first ``generate``
+        still waits. What is left out comes from the preset. Errors as ``generate``.
         """
         inputs = noise_inputs(mode, self.config.num_frames if num_frames is None else num_frames)
         size = {"height": height, "width": width, "seed": 0}

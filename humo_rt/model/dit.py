@@ -13,14 +13,13 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from humo_rt.config import DiTConfig
-from humo_rt.model.attention import KeyValue
+from humo_rt.model.attention import BiasedKeyValue, KeyValue
 from humo_rt.model.block import Block, modulate
 from humo_rt.model.embeddings import AudioProjection, TextEmbedding, TimeEmbedding, TimeProjection, rope_table
 from humo_rt.model.face_tokens import FaceTokens, gather_face_tokens, gathering_pays
@@ -30,12 +29,9 @@ from humo_rt.model.mask_predictor import PREDICTING_BLOCKS, MaskPredictor
 
 @dataclass(frozen=True)
 class Context:
-    """Keys and values of text and audio for every block: computed once per generation, used at every step.
+    """Keys and values of text and audio for every block: computed once per generation, used at every step."""
 
-    ``text``: what each block's ``project_text`` made, or what that selected.
-    """
-
-    text: tuple[Any, ...]
+    text: tuple[KeyValue | BiasedKeyValue, ...]
     audio: tuple[KeyValue, ...] | None
 
     def select(self, text_rows: Tensor, audio_rows: Tensor) -> Context:

@@ -165,20 +165,8 @@ def _tensors(value: Any) -> list[Tensor]:
 def _signature(kind: type, x: Tensor, timestep: Tensor, inputs: dict[str, Any]) -> Any:
     """What two calls must share to run on one recording: the kind of block, every shape and dtype, every number."""
     shapes = [(tensor.shape, tensor.dtype) for tensor in (x, timestep, *_tensors(inputs))]
-    return kind, x.device, shapes, _structure(inputs)
-
-
-def _structure(value: Any) -> Any:
-    """``value`` with a mark for every tensor and its type beside whatever holds some."""
-    if isinstance(value, Tensor):
-        return Tensor
-    if isinstance(value, Context):
-        return Context, _structure(value.text), _structure(value.audio)
-    if isinstance(value, dict):
-        return [(name, _structure(each)) for name, each in value.items()]
-    if isinstance(value, tuple):
-        return type(value), [_structure(each) for each in value]
-    return value
+    rest = {name: value for name, value in inputs.items() if not _tensors(value)}
+    return kind, x.device, shapes, rest, list(inputs)
 
 
 @cache

@@ -84,7 +84,7 @@ def _transposed(dtype: torch.dtype, device: torch.device) -> Inputs:
 
 def _unaligned(dtype: torch.dtype, device: torch.device) -> Inputs:
     """Queries, weights and keys that begin, and rows of values that lie, where no vector of them can be read."""
-    q, weight, k, v, *rest = make_inputs(Sizes(texts=(63,), tokens=65, heads=2, head_dim=128), dtype, device)
+    q, weight, k, v, *rest = make_inputs(Sizes(texts=(127,), tokens=65, heads=2, head_dim=128), dtype, device)
     q, weight, k = (torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape) for x in (q, weight, k))
     return q, weight, k, torch.cat([v, v[..., :1]], dim=-1)[..., :-1], *rest
 

@@ -60,17 +60,13 @@ def fewer_frames(sizes: AudioSizes) -> AudioSizes:
     return replace(sizes, frames=min(sizes.frames, max(2, ELEMENTS // frame)))
 
 
-def fewer_queries(sizes: TextSizes) -> TextSizes:
-    return replace(sizes, texts=sizes.texts[-1:], tokens=min(sizes.tokens, 8192))
-
-
 CUT: dict[str, Callable[[Any], Any]] = {
     "audio_face_attention": fewer_frames,
     "audio_face_probabilities": fewer_frames,
     "gate_residual_norm": fewer_tokens,
     "gate_residual_norm_quantize": fewer_tokens,
     "residual_norm": fewer_tokens,
-    "text_attention": fewer_queries,
+    "text_attention": lambda sizes: replace(sizes, texts=sizes.texts[-1:], tokens=min(sizes.tokens, 8192)),
     "rms_silu": lambda shape: (1, min(shape[1], 2), *shape[2:]),
     "causal_conv": lambda shape: shape._replace(frames=2, rows=min(shape.rows, 20)),
 }

@@ -51,16 +51,6 @@ def test_what_two_calls_must_share() -> None:
     assert signature != replay._signature(int, x, t, make_inputs())
     assert signature != replay._signature(object, x, t, make_inputs() | {"return_face_mask": True})
     assert signature != replay._signature(object, x, t, make_inputs() | {"rows": None})
-    assert signature != replay._signature(object, x, t, dict(reversed(make_inputs().items())))
-
-
-def test_what_holds_the_tensors_is_a_part_of_it() -> None:
-    """One layer of two tensors and two layers of one, of the same shapes."""
-    x, pair = torch.ones(2, 3), tuple(torch.ones(2, 2))
-    one, other = (
-        replay._signature(object, x, x, {"context": Context(text, None)}) for text in ((KeyValue(*pair),), pair)
-    )
-    assert one != other
 
 
 def test_nano_is_replayed_and_a_full_size_is_not() -> None:
