@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from tests.training.tiny import tiny_model, tiny_task, write_frozen
 from tests.training.toy import ToyTask, toy_settings
 from training import checkpoint
 from training.config import ParallelConfig
-from training.parallel import World, join
+from training.parallel import World, exit_process, join
 from training.tasks.dit import DiTTask
 from training.trainer import Trainer
 
@@ -39,6 +38,7 @@ def dit_task(root: str | Path) -> DiTTask:
 def as_one_of_two(rank: int, port: int) -> World:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
     return join("cpu")
 
@@ -51,6 +51,7 @@ def train_toys(rank: int, port: int, root: str) -> None:
         Trainer(ToyTask(), settings(strategy, accumulate=1, steps=3), folder, world, init=start).run()
         Trainer(ToyTask(), settings(strategy, accumulate=1, steps=6), folder, world, resume=True).run()
     dist.destroy_process_group()
+    exit_process(0)
 
 
 def train_dit(rank: int, port: int, root: str) -> None:
@@ -58,13 +59,13 @@ def train_dit(rank: int, port: int, root: str) -> None:
     world, start = as_one_of_two(rank, port), Path(root) / "start"
     Trainer(dit_task(root), dit_settings(accumulate=1), Path(root) / "sharded", world, init=start).run()
     dist.destroy_process_group()
+    exit_process(0)
 
 
 def in_two_processes(work: Callable[[int, int, str], None], root: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(work, args=(port, str(root)), nprocs=2)
+    """As torchrun does it: the store that processes meet at is the caller's, so nobody has to find a free port."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    mp.spawn(work, args=(store.port, str(root)), nprocs=2)
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,17 @@ def test_a_sharded_dit_equals_a_whole_one(tmp_path):
     whole.run()
     in_two_processes(train_dit, tmp_path)
     assert losses_of(tmp_path / "sharded") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
+
+
+def test_only_a_process_that_shares_its_run_skips_the_end_of_the_interpreter(monkeypatch):
+    def end_at_once(code: int):
+        raise InterruptedError(code)
+
+    monkeypatch.setattr(os, "_exit", end_at_once)
+    monkeypatch.setattr("logging.shutdown", lambda: None)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(SystemExit, match="3"):
+        exit_process(3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InterruptedError, match="3"):
+        exit_process(3)
