@@ -74,6 +74,7 @@ class FusedUpdate:
         distinct = {row: torch.tensor(row, dtype=torch.float32, device=latents_X.device) for row in map(tuple, weights)}
         self._weights = [distinct[tuple(row)] for row in weights]
         self._remembered = tuple(torch.zeros_like(latents_X, dtype=torch.float32) for _ in range(3))
+        self._growth = (scheduler.sigmas[:-1] / scheduler.sigmas[1:]).to(latents_X.device, torch.float32)
 
     def step(self, index: int, velocity_BX: Tensor, latents_X: Tensor) -> Tensor:
         """Latents after step ``index``, in new memory. ``velocity_BX``: all branches, in the order of the weights."""
@@ -83,3 +84,8 @@ class FusedUpdate:
         )
         self._remembered = (corrected, clean, newest)
         return latents_X
+
+    def carry_change(self, index: int, change_X: Tensor) -> None:
+        """As of ``sampling.schedule``, for a change of the latents after step ``index``."""
+        corrected, *predictions = self._remembered
+        self._remembered = (corrected + change_X * self._growth[index], *predictions)

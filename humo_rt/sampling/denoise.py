@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from humo_rt.runtime.fused_update import FusedUpdate, is_linear
 from humo_rt.sampling.branches import Conditions, GuidedModel
 from humo_rt.sampling.guidance import GuidanceTable
 from humo_rt.sampling.reuse import GuidanceReuse, ReusingModel, computed_branches
-from humo_rt.sampling.schedule import advance, model_timesteps
+from humo_rt.sampling.schedule import advance, carry_change, model_timesteps
 
 OnStep = Callable[[int, int, Tensor], Tensor]
 AroundStep = Callable[[int, int], AbstractContextManager[Any]]
@@ -73,5 +74,9 @@ def denoise(
             else:
                 latents = advance(scheduler, guided.velocity(latents, timestep, weights[index]), t, latents)
         if on_step is not None:
+            stepped = latents.clone()  # a callback may also write into what it is given
             latents = on_step(index, timestep, latents)
+            if index + 1 < len(timesteps):
+                carry = partial(carry_change, scheduler) if update is None else update.carry_change
+                carry(index, latents - stepped)
     return latents[:, :, : latents.shape[2] - conditions.num_slots]

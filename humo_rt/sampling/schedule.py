@@ -53,6 +53,16 @@ def advance(scheduler: Any, velocity: Tensor, t: Tensor, latents: Tensor) -> Ten
         return scheduler.step(velocity, t, latents, return_dict=False)[0]
 
 
+def carry_change(scheduler: Any, index: int, change: Tensor) -> None:
+    """Tell ``scheduler`` that the latents after step ``index``, not the last one, were changed by ``change``.
+
+    UniPC corrects the outcome of a step in the next one, from the latents before: unless these are changed too, by what
+    becomes ``change`` in that step, it brings the old outcome back.
+    """
+    if getattr(scheduler, "last_sample", None) is not None:
+        scheduler.last_sample = scheduler.last_sample + change * (scheduler.sigmas[index] / scheduler.sigmas[index + 1])
+
+
 def model_timesteps(scheduler: Any) -> list[int]:
     """The timesteps as the network sees them: truncated to integers, read back once before the loop."""
     return torch.as_tensor(scheduler.timesteps).cpu().to(torch.int64).tolist()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from humo_rt.runtime.fused_update import FusedUpdate, update_coefficients
-from humo_rt.sampling.schedule import make_scheduler
+from humo_rt.sampling.schedule import carry_change, make_scheduler
 
 WEIGHTS = (7.5, -3.5, 2.0, -5.0)
 
@@ -22,30 +22,43 @@ def guided(velocity: torch.Tensor) -> torch.Tensor:
     return (velocity * weights).sum(0)
 
 
-def run_scheduler(steps: int, shift: float, noise: torch.Tensor) -> list[torch.Tensor]:
+def run_scheduler(
+    steps: int, shift: float, noise: torch.Tensor, changed: dict[int, float] | None = None
+) -> list[torch.Tensor]:
+    """The latents of every step; ``changed``: what is added to those after some of them."""
     scheduler = make_scheduler(steps, shift)
     scheduler.set_begin_index(0)
     latents, every = noise, []
     for index, t in enumerate(scheduler.timesteps):
         latents = scheduler.step(guided(branches_of(latents, index)), t, latents, return_dict=False)[0]
+        if changed and index in changed:
+            latents = latents + changed[index]
+            carry_change(scheduler, index, torch.full_like(latents, changed[index]))
         every.append(latents)
     return every
 
 
-def run_fused(steps: int, shift: float, noise: torch.Tensor) -> list[torch.Tensor]:
+def run_fused(
+    steps: int, shift: float, noise: torch.Tensor, changed: dict[int, float] | None = None
+) -> list[torch.Tensor]:
     update, latents, every = FusedUpdate(make_scheduler(steps, shift), noise, [WEIGHTS] * steps), noise, []
     for index in range(steps):
         latents = update.step(index, branches_of(latents, index), latents)
+        if changed and index in changed:
+            latents = latents + changed[index]
+            update.carry_change(index, torch.full_like(latents, changed[index]))
         every.append(latents)
     return every
 
 
+@pytest.mark.parametrize("changed", [None, {0: 1.0, 7: -2.0, 18: 0.5}])
 @pytest.mark.parametrize(("steps", "shift"), [(20, 5.0), (20, 3.0), (50, 5.0), (2, 5.0), (1, 5.0)])
-def test_every_step_of_a_loop_agrees_to_rounding(steps, shift):
+def test_every_step_of_a_loop_agrees_to_rounding(steps, shift, changed):
     """The rule for kernels: at most twice the float32 scheduler's own distance from it in float64, plus rounding."""
     noise = torch.randn(2, 4, 3, 5, 6, generator=torch.Generator().manual_seed(0))
-    truths = run_scheduler(steps, shift, noise.double())
-    eagers, actuals = run_scheduler(steps, shift, noise), run_fused(steps, shift, noise)
+    changed = {index: change for index, change in (changed or {}).items() if index + 1 < steps}
+    truths = run_scheduler(steps, shift, noise.double(), changed)
+    eagers, actuals = run_scheduler(steps, shift, noise, changed), run_fused(steps, shift, noise, changed)
     for actual, eager, truth in zip(actuals, eagers, truths, strict=True):
         rounding = 2 * (eager + 0.3 - 0.3 - eager).abs().max()
         assert (actual - truth).abs().max() <= 2 * (eager - truth).abs().max() + rounding

@@ -72,6 +72,36 @@ def test_branches_one_at_a_time_give_the_same_video(size: int) -> None:
     )
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_a_callback_changes_is_still_changed_a_step_later(in_place: bool) -> None:
+    """UniPC corrects the outcome of a step from the latents before it, which no callback is given."""
+    entry = case("loops", CASES[0])
+    changed_step = entry["steps"] // 2
+
+    def latents_of(shift: float) -> list[torch.Tensor]:
+        every = []
+
+        def on_step(index: int, timestep: int, latents: torch.Tensor) -> torch.Tensor:
+            if index == changed_step:
+                latents = latents.add_(shift) if in_place else latents + shift
+            every.append(latents.clone())
+            return latents
+
+        run(entry, entry["mode"], on_step=on_step)
+        return every
+
+    plain, changed = latents_of(0.0), latents_of(2.0)
+    assert torch.equal(plain[changed_step] + 2.0, changed[changed_step])
+    moved = (changed[changed_step + 1] - plain[changed_step + 1]).mean().item()
+    assert 1.0 < moved < 3.0
+
+
+def test_a_callback_that_changes_nothing_changes_nothing() -> None:
+    entry = case("loops", CASES[0])
+    watched, _ = run(entry, entry["mode"], on_step=lambda index, timestep, latents: latents.clone())
+    assert torch.equal(watched, run(entry, entry["mode"])[0])
+
+
 def test_branches_that_differ_in_the_image_alone_share_their_keys_and_values() -> None:
     entry = case("loops", CASES[0])
     noise = recipe_input(entry["noise"])[None]
