@@ -58,12 +58,12 @@ def frontend() -> ModuleType:
 
 
 def float8_attention(q_BHLK: Tensor, k_BHLK: Tensor, v_BHLK: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(K)) v through e4m3: (B, H, L, K) from three of that shape, in their dtype.
+    """softmax(q k^T / sqrt(K)) v through e4m3: (B, H, L, K) as q, in its dtype; k and v may have more tokens.
 
     The result is dense as (B, L, H, K), so that joining the heads copies nothing.
     """
     *parts, centre_B1D = quantized_parts(q_BHLK, k_BHLK, v_BHLK)
-    y_BLHK, scale_1 = attend_quantized(*parts)
+    y_BLHK, scale_1 = attend_quantized(*parts, keys=k_BHLK.shape[2])
     return with_common_value(y_BLHK, scale_1, centre_B1D).to(q_BHLK.dtype).transpose(1, 2)
 
 
@@ -72,7 +72,7 @@ def quantized_parts(
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
     """What ``attend_quantized`` takes of q, k and v, and what the values have in common, (B, 1, D) float32."""
     q_BLD, k_BLD, v_BLD = (x.transpose(1, 2).flatten(2) for x in (q_BHLK, k_BHLK, v_BHLK))
-    padding, heads = key_padding(q_BLD.shape[1]), q_BHLK.shape[1]
+    padding, heads = key_padding(k_BLD.shape[1]), q_BHLK.shape[1]
     q, scale_q, _ = quantize_tensor(q_BLD)
     k, scale_k, _ = quantize_tensor(k_BLD, padding=padding)
     v, scale_v, centre_B1D = quantize_tensor(v_BLD, centred=True, padding=padding)
@@ -91,28 +91,33 @@ def with_common_value(y_BLHK: Tensor, scale_1: Tensor, centre_B1D: Tensor) -> Te
 
 
 def attend_quantized(
-    q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor]
+    q: tuple[Tensor, Tensor], k: tuple[Tensor, Tensor], v: tuple[Tensor, Tensor], *, keys: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention of e4m3 values and their scales (1,) float32; q and the result (B, L, H, K), k and v (B, S, H, K).
 
-    What k and v have after L rows has to be finite and counts for nothing. ``ValueError`` for fewer rows than L.
+    What k and v have after ``keys`` rows, L when left out, has to be finite and counts for nothing. ``ValueError`` for
+    fewer rows.
     """
-    if k[0].shape != v[0].shape or k[0].shape[1] < q[0].shape[1]:
-        rows = ", ".join(f"{name} {tuple(x.shape)}" for name, (x, _) in (("q", q), ("k", k), ("v", v)))
-        raise ValueError(f"{rows}: keys and values are of one shape, with a row for each of q's at least")
-    out_BLHK = _float8_attention(q[0], k[0], v[0], q[1], k[1], v[1])
+    keys = q[0].shape[1] if keys is None else keys
+    if k[0].shape != v[0].shape or k[0].shape[1] < keys:
+        rows = ", ".join(f"{name} {tuple(x.shape)}" for name, (x, _) in (("k", k), ("v", v)))
+        raise ValueError(f"{rows}: keys and values are of one shape, with {keys} rows at least")
+    out_BLHK = _float8_attention(q[0], k[0], v[0], q[1], k[1], v[1], keys)
     return out_BLHK, v[1] * HEADROOM
 
 
 @torch.library.custom_op("humo_rt::float8_attention", mutates_args=())
 def _float8_attention(
-    q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
+    q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor, keys: int
 ) -> Tensor:
     device, number = q_BLHK.device, torch.float32
     with torch.cuda.device(device):
         strides = tuple(x.stride() for x in (q_BLHK, k_BSHK, v_BSHK))
         graph = _graph(device, q_BLHK.shape, k_BSHK.shape[1], strides)
-        counting = torch.full((len(q_BLHK), 1, 1, 1), q_BLHK.shape[1], dtype=torch.int32, device=device)
+        queries, counting = (
+            torch.full((len(q_BLHK), 1, 1, 1), rows, dtype=torch.int32, device=device)
+            for rows in (q_BLHK.shape[1], keys)
+        )
         out_BLHK = torch.empty(q_BLHK.shape, dtype=FLOAT8, device=device)
         tensors = {
             "q": q_BLHK,
@@ -124,7 +129,7 @@ def _float8_attention(
             "descale_s": torch.full((1,), 1 / PROBABILITY_SCALE, dtype=number, device=device),
             "scale_s": torch.full((1,), PROBABILITY_SCALE, dtype=number, device=device),
             "scale_o": (scale_v_1 * HEADROOM).reciprocal(),
-            "seq_len_q": counting,
+            "seq_len_q": queries,
             "seq_len_kv": counting,
             "out": out_BLHK,
             "amax_s": torch.zeros(1, dtype=number, device=device),
@@ -139,7 +144,7 @@ def _float8_attention(
 
 @_float8_attention.register_fake
 def _(
-    q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor
+    q_BLHK: Tensor, k_BSHK: Tensor, v_BSHK: Tensor, scale_q_1: Tensor, scale_k_1: Tensor, scale_v_1: Tensor, keys: int
 ) -> Tensor:
     return torch.empty_like(q_BLHK, memory_format=torch.contiguous_format)
 

@@ -82,6 +82,13 @@ class TestArithmetic:
         result, expected = float8_attention.float8_attention(q, k, v), F.scaled_dot_product_attention(q, k, v)
         assert (result - expected).norm() <= 0.07 * expected.norm()
 
+    def test_fewer_queries_than_keys_attend_to_all_keys(self, cudnn):
+        q, k, v = make_qkv(tokens=64, head_dim=16, dtype=torch.float32)
+        expected = F.scaled_dot_product_attention(q[:, :, :20], k, v)
+        result = float8_attention.float8_attention(q[:, :, :20], k, v)
+        assert result.shape == expected.shape
+        assert (result - expected).norm() <= 0.06 * expected.norm()
+
     def test_rows_after_the_tokens_count_for_nothing(self, cudnn):
         q, k, v = (
             quantize_tensor(x.transpose(1, 2).flatten(2), padding=padding)[:2]
@@ -96,7 +103,7 @@ class TestArithmetic:
         assert graph.tensors["k"].dim[2] == graph.tensors["v"].dim[2] == 256
 
     @pytest.mark.parametrize(("keys", "values"), [(4, 4), (8, 6)])
-    def test_fewer_keys_or_values_than_queries_are_refused(self, keys, values):
+    def test_fewer_keys_or_values_than_count_are_refused(self, keys, values):
         q, k, v = ((torch.empty(2, rows, 3, 16), torch.ones(1)) for rows in (5, keys, values))
         with pytest.raises(ValueError, match=rf"k \(2, {keys}, 3, 16\), v \(2, {values}, 3, 16\): keys and values are"):
             float8_attention.attend_quantized(q, k, v)

@@ -140,6 +140,15 @@ class TestAttention:
         float8 = forward(fuse(dit), inputs)
         assert 1e-3 < relative_error(float8, exact) < 3e-2
 
+    def test_queries_that_nobody_wants_are_left_out_and_their_keys_are_not(self, monkeypatch, config):
+        fake_cudnn.install(monkeypatch)
+        dit, inputs = make_dit(config).bfloat16(), make_inputs(config)
+        use_attention(dit, CUDNN_FP8)
+        fuse(dit)
+        inputs["context"] = dit.project_context(inputs.pop("text_embeds"), inputs.pop("audio"))
+        whole = forward(dit, inputs)
+        assert relative_error(forward(dit, inputs | {"frames_wanted": 1}), whole[:, :, :1]) < 2e-3
+
     def test_a_block_compiles_into_one_graph(self, monkeypatch):
         fake_cudnn.install(monkeypatch)
         config = CONFIGS["nano"]

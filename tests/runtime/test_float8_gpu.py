@@ -104,6 +104,11 @@ class TestAttention:
         result, scale = float8_attention.attend_quantized((q, one), (k, one), (v, one))
         assert relative_error(result.double() * scale, truth) < 7e-2
 
+    def test_fewer_queries_than_keys_attend_to_all_keys(self):
+        q, k, v = make_qkv((2, 3, 1000, 128), BF16, CUDA)
+        truth = reference(q[:, :, :300].double(), k.double(), v.double())
+        assert relative_error(float8_attention.float8_attention(q[:, :, :300], k, v).double(), truth) < 7e-2
+
     def test_full_size(self):
         q, k, v = make_qkv((1, 2, 40_560, 128), BF16, CUDA)
         result = float8_attention.float8_attention(q, k, v)
