@@ -100,7 +100,8 @@ class Pipeline:
                 or a ``humo_rt.tensorrt.DitEngine``, which also says where an engine's weights are. PyTorch still
                 projects text and audio, once per generation; the other weights of its DiT are dropped.
             attention_backend: what computes self-attention, one of ``attention_backends.BACKENDS``; ``"auto"`` takes
-                the fastest that works here. `humo-rt doctor` lists them.
+                the fastest that works here. `humo-rt doctor` lists them. ``"cudnn-fp8"`` is lossy whatever the
+                precision, and taken when it is named.
             matmul_backend: what computes the matrix products of the DiT that are not in float8, one of
                 ``matmul_backends.BACKENDS``; ``"auto"`` as above. ``"quack"`` leaves small ones to PyTorch.
             precision: ``"exact"``, or ``"fp8"`` for the DiT's matrix products in float8 (e4m3), with which ``"auto"``

@@ -179,7 +179,7 @@ cudaError_t audio_face_attention(const AudioFaceAttention& call, cudaStream_t st
   switch (call.queries.dtype) {
     case DType::kFloat32:
       return launch_plain<float, true>(call, stream);
-    case DType::kFloat16:  // the matrix unit takes queries before they are normalised, which float16 cannot always hold
+    case DType::kFloat16:  // the tiles of the matrix unit are written for bfloat16
       return launch_plain<__half, true>(call, stream);
     case DType::kBFloat16:
       return launch_bfloat16(call, stream);

@@ -82,7 +82,7 @@ cudaError_t audio_face_probabilities(const AudioFaceQueries& call, cudaStream_t 
   switch (call.dtype) {
     case DType::kFloat32:
       return launch_plain<float, false>({call, nullptr, {}}, stream);
-    case DType::kFloat16:  // the matrix unit takes queries before they are normalised, which float16 cannot always hold
+    case DType::kFloat16:  // the tiles of the matrix unit are written for bfloat16
       return launch_plain<__half, false>({call, nullptr, {}}, stream);
     case DType::kBFloat16:
       return launch_bfloat16(call, stream);

@@ -58,7 +58,7 @@ class BiasedKeyValue(NamedTuple):
 
 
 def _selected(tensors: Iterable[Tensor], rows: Tensor) -> list[Tensor]:
-    if rows.numel() == 1:
+    if rows.shape == (1,):
         row = int(rows)
         return [x[row : row + 1] for x in tensors]
     return [x.index_select(0, rows.flatten()).unflatten(0, rows.shape) for x in tensors]

@@ -185,6 +185,8 @@ def unsuited(config: VAEConfig) -> str | None:
     widths = [base * factor for factor in config.dim_mult]
     if any(width % CHANNEL_MULTIPLE for width in widths):
         return f"its channels {widths} are not multiples of {CHANNEL_MULTIPLE}"
+    if not config.residual and any(width % (2 * CHANNEL_MULTIPLE) for width in widths[1:]):
+        return f"its channels {widths[1:]}, halved where the picture grows, are not multiples of {CHANNEL_MULTIPLE}"
     return None
 
 

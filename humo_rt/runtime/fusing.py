@@ -17,7 +17,8 @@ from humo_rt.runtime.fused_ends import FusedHead, FusedPatchEmbedding
 def fuse(dit: HumoDiT) -> HumoDiT:
     """Make the blocks of ``dit`` run on fused kernels, in place; returns it.
 
-    Call it after the DiT has its device and dtype. ``ValueError`` when it is fused already.
+    Call it after the DiT has its device and dtype: q, k and v of a copy, or of one that is moved, cast or loaded with
+    ``assign=True`` later, stay what they were. ``ValueError`` when it is fused already.
     """
     if is_fused(dit):
         raise ValueError("this DiT is fused already: call unfuse first")

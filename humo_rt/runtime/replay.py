@@ -33,6 +33,9 @@ MOST_RECORDINGS = 8
 class ReplayedDiT:
     """Called like the ``HumoDiT`` it holds. Recording waits for the device; a replay, as any forward, does not.
 
+    Inputs other than latents and timesteps are copied once and known again as the same tensors: what changes has to
+    come as another one, not in place.
+
     ``always`` replays forwards of every size; otherwise those whose launches would take longer than their work.
     """
 
@@ -145,6 +148,8 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
         return Context(_mapped(value.text, change), _mapped(value.audio, change))
     if isinstance(value, dict):
         return {name: _mapped(each, change) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_mapped(each, change) for each in value]
     if isinstance(value, tuple):
         parts = [_mapped(each, change) for each in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

@@ -154,6 +154,7 @@ class Engine(GraphDiT):
         if self._own_stream is not None and torch.cuda.is_current_stream_capturing():
             raise RuntimeError(f"{self.source} is not prepared for {size}: call it once before capturing a CUDA graph")
         profile = choose_profile(self.profiles, size, self.source)
+        self._size = None  # what fails from here on leaves shapes and outputs that are neither size's
         with self._stream() as stream:
             if profile != self._profile:
                 self._must(self._context.set_optimization_profile_async(profile, stream), f"take profile {profile}")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from humo_rt.config import LATENT_CHANNELS
 from humo_rt.model.vae import VideoVAE
+from humo_rt.runtime.channels_last_vae import ChannelsLastVAE
 
 CACHED_FRAMES = 2
 _CELLS = 2
@@ -38,7 +39,12 @@ class CacheShape:
 
 @torch.no_grad()
 def cache_shapes(vae: VideoVAE) -> tuple[CacheShape, ...]:
-    """The caches that the decoder uses, found by decoding two frames of the smallest size."""
+    """The caches that the decoder uses, found by decoding two frames of the smallest size.
+
+    ``ValueError`` for a channels-last VAE.
+    """
+    if isinstance(vae, ChannelsLastVAE):
+        raise ValueError("this VAE decodes channels-last, as pipelines on Hopper do: call use_plain on it first")
     caches = vae.empty_decoder_caches()
     latents = torch.zeros(1, LATENT_CHANNELS, 1, _CELLS, _CELLS, device=next(vae.parameters()).device)
     for first in (True, False):

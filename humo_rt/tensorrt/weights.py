@@ -51,23 +51,28 @@ def weight_bytes(model: onnx.ModelProto) -> int:
 def read_weights(path: Path, bindings: Sequence[WeightBinding]) -> Iterator[tuple[str, Tensor]]:
     """The tensors of an ONNX file that ``bindings`` name, one after the other, on the CPU.
 
-    ``ValueError`` if one is missing or differs in dtype or shape: the file was exported from another model.
+    ``ValueError``, before the first, if one is missing or differs in dtype or shape: the file was exported from another
+    model.
     """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     for binding in bindings:
-        tensor = stored.get(binding.name)
-        if tensor is None:
-            raise ValueError(f"{path} has no weight {binding.name!r}: give an export of the engine's own model")
-        found = (_dtype_name(tensor.data_type), tuple(tensor.dims))
-        if found != (binding.dtype, binding.shape):
-            raise ValueError(
-                f"weight {binding.name!r} of {path} is {found[0]} {list(found[1])}, the engine takes {binding.dtype} "
-                f"{list(binding.shape)}: export the same model in the same precision"
-            )
-        yield binding.name, _tensor(tensor, path.parent)
+        _require_weight(stored.get(binding.name), binding, path)
+    for binding in bindings:
+        yield binding.name, _tensor(stored[binding.name], path.parent)
+
+
+def _require_weight(tensor: onnx.TensorProto | None, binding: WeightBinding, path: Path) -> None:
+    if tensor is None:
+        raise ValueError(f"{path} has no weight {binding.name!r}: give an export of the engine's own model")
+    found = (_dtype_name(tensor.data_type), tuple(tensor.dims))
+    if found != (binding.dtype, binding.shape):
+        raise ValueError(
+            f"weight {binding.name!r} of {path} is {found[0]} {list(found[1])}, the engine takes {binding.dtype} "
+            f"{list(binding.shape)}: export the same model in the same precision"
+        )
 
 
 def onnx_digest(path: Path) -> str:

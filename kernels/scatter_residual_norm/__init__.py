@@ -58,6 +58,12 @@ def _check_streams(residual_BLD: Tensor, values_BLD: Tensor, row_scale_BL1: Tens
         raise ValueError(f"normed {given} does not fit residual {shape} on {residual_BLD.device}: give the same")
     if values_BLD.dtype not in (DTYPES if row_scale_BL1 is None else (FLOAT8,)):
         raise ValueError(f"normed is {values_BLD.dtype}: use float32, float16 or bfloat16, or e4m3 with its scales")
+    if row_scale_BL1 is not None and (
+        row_scale_BL1.shape != (*shape[:2], 1)
+        or (row_scale_BL1.dtype, row_scale_BL1.device) != (torch.float32, values_BLD.device)
+    ):
+        given = f"{row_scale_BL1.dtype} {tuple(row_scale_BL1.shape)} on {row_scale_BL1.device}"
+        raise ValueError(f"scales of normed are {given}: give float32 {(*shape[:2], 1)} on {values_BLD.device}")
     for name, tensor in (("residual", residual_BLD), ("normed", values_BLD), ("scales of normed", row_scale_BL1)):
         if tensor is not None and not tensor.is_contiguous():
             raise ValueError(f"{name} of strides {tensor.stride()} is changed in place: give it contiguous")

@@ -70,6 +70,10 @@ class TestRefusals:
             ({"normed": torch.ones(3, 8, 24)}, "normed.*give the same"),
             ({"normed": torch.ones(3, 9, 24, dtype=torch.float8_e4m3fn)}, "e4m3 with its scales"),
             ({"normed": QuantizedRows(torch.ones(3, 9, 24), torch.ones(3, 9, 1))}, "e4m3 with its scales"),
+            (
+                {"normed": QuantizedRows(torch.ones(3, 9, 24).to(torch.float8_e4m3fn), torch.ones(3, 8, 1))},
+                r"scales of normed are torch.float32 \(3, 8, 1\) on cpu: give float32 \(3, 9, 1\)",
+            ),
             ({"y": torch.ones(3, 9, 24)}, r"y.*give \(3, 4, 24\)"),
             ({"rows": torch.ones(4)}, "rows.*give int64"),
             ({"shift": torch.ones(24)}, r"shift.*give \(B or 1, 1, 24\)"),

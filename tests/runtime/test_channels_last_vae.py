@@ -94,6 +94,11 @@ def test_published_decoders_are_covered_and_others_say_why_not():
     assert unsuited(preset("humo-1.7b").vae) is unsuited(preset("nano").vae) is None
     with pytest.raises(ValueError, match=r"channels \[8, 16, 32, 32\] are not multiples of 16"):
         use_channels_last(VideoVAE(VAEConfig(base_dim=8, num_res_blocks=1)))
+    halved = VAEConfig(base_dim=48, dim_mult=(1, 1, 2, 4), num_res_blocks=1)
+    with pytest.raises(
+        ValueError, match=r"channels \[48, 96, 192\], halved where the picture grows, are not multiples"
+    ):
+        use_channels_last(VideoVAE(halved))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,15 @@ def test_every_tensor_is_found_and_the_structure_kept() -> None:
     assert all(torch.equal(a, b) and a is not b for a, b in zip(given, copies, strict=True))
 
 
+def test_texts_in_a_list_are_found_too() -> None:
+    x, t, texts = torch.ones(2, 3), torch.ones(2), [torch.ones(3, 4), torch.ones(5, 4)]
+    own = replay._mapped({"text_embeds": texts}, torch.clone)
+    assert [text.shape for text in own["text_embeds"]] == [text.shape for text in texts]
+    signature = replay._signature(object, x, t, {"text_embeds": texts})
+    assert signature == replay._signature(object, x, t, own)
+    assert signature != replay._signature(object, x, t, {"text_embeds": texts[::-1]})
+
+
 def test_what_two_calls_must_share() -> None:
     x, t = torch.ones(2, 3), torch.ones(2)
     signature = replay._signature(object, x, t, make_inputs())

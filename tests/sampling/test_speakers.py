@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from humo_rt.config import HUMO_1_7B, HUMO_17B
+from humo_rt.model.attention import KeyValue
 from humo_rt.model.dit import HumoDiT
 from humo_rt.sampling.branches import Conditions, GuidedModel
 from tests.tiny import tiny_config
@@ -58,6 +59,12 @@ def test_two_who_say_the_same_are_one_whose_mask_covers_both(published):
     found, expected = branches(model, both), branches(model, one)
     for name in NAMES:
         torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=0)
+
+
+def test_one_speaker_with_an_axis_of_its_own_keeps_it():
+    audio = KeyValue(torch.randn(1, 2, 3), torch.randn(1, 2, 3))
+    assert audio.select(torch.zeros(1, 1, dtype=torch.int64)).k.shape == (1, 1, 2, 3)
+    assert audio.select(torch.zeros(1, dtype=torch.int64)).k.data_ptr() == audio.k.data_ptr()
 
 
 @LAYOUTS

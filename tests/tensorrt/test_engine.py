@@ -86,6 +86,21 @@ def call(model, size: Size, seed: int = 0, **options):
         return model(x, torch.full((size.branches,), 500.0), context=context, **options)
 
 
+def test_a_size_that_does_not_fit_leaves_the_one_before_as_it_was(rig, monkeypatch):
+    expected = call(rig.engine, SMALL.smallest).clone()
+    empty = torch.empty
+
+    def full(shape, **options):
+        if shape[0] == SMALL.largest.branches:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return empty(shape, **options)
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        call(rig.engine, SMALL.largest)
+    assert torch.equal(call(rig.engine, SMALL.smallest), expected)
+
+
 @pytest.mark.parametrize("layout", ["frames", "channels"])
 @pytest.mark.parametrize("size", [SMALL.smallest, SMALL.typical, WIDE.largest], ids=str)
 def test_the_engine_gives_what_the_model_gives(tmp_path, layout, size):

@@ -175,6 +175,16 @@ def test_weights_of_another_shape_or_name_are_refused(onnx_file):
         list(read_weights(onnx_file, bindings))
 
 
+def test_all_weights_are_checked_before_the_first_is_read(onnx_file):
+    model = onnx.load(onnx_file)
+    bindings = separate_weights(scaling_model(tiny_spec()))
+    assert len(bindings) > 1
+    model.graph.initializer[-1].name = "other"
+    onnx.save(model, onnx_file)
+    with pytest.raises(ValueError, match="has no weight"):
+        next(read_weights(onnx_file, bindings))
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_the_digest_follows_the_weights(tmp_path, external):
     digests = set()

@@ -9,6 +9,7 @@ import tensorrt_rtx
 import torch
 
 from humo_rt.config import PRESETS
+from humo_rt.runtime.channels_last_vae import use_channels_last, use_plain
 from humo_rt.tensorrt.vae_export import FRAMES, LATENTS, NEXT, export_vae_decoder
 from humo_rt.weights.modules import build_on_meta
 from humo_rt.weights.random_init import fill_random
@@ -24,6 +25,13 @@ def vae():
 @pytest.fixture(scope="module")
 def exported(vae, tmp_path_factory):
     return export_vae_decoder(vae, tmp_path_factory.mktemp("vae") / "vae.onnx")
+
+
+def test_a_channels_last_decoder_is_refused(vae, tmp_path):
+    use_channels_last(vae)
+    with pytest.raises(ValueError, match="call use_plain on it first"):
+        export_vae_decoder(vae, tmp_path / "vae.onnx")
+    use_plain(vae)
 
 
 @pytest.mark.parametrize("size", [(2, 4), (7, 5)], ids=str)
