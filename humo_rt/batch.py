@@ -78,7 +78,7 @@ class Outcome:
 def read_cases(path: Path) -> list[Case]:
     """Read the file; single cases are checked later. ``ValueError`` if it is missing, no JSON, or no object."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_repeats)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_no_repeats)
     except FileNotFoundError as error:
         raise ValueError(f"cases file {str(path)!r} does not exist: check the path") from error
     except OSError as error:

@@ -52,6 +52,8 @@ def generate_one(
         _check_folder(sheet.parent)
         if sheet.is_dir():
             raise ValueError(f"contact sheet {str(sheet)!r} is a folder: name a file in it")
+        if sheet.resolve() == output.resolve():
+            raise ValueError(f"contact sheet {str(sheet)!r} would take the place of the video: give it another name")
     options = _checked_before_loading(conditions, options, model, output)
     with GenerationProgress() as progress:
         pipeline = load_pipeline(**model)

@@ -118,6 +118,8 @@ class Pipeline:
                 missing.
         """
         device = chosen_device(device)
+        if not isinstance(dtype, torch.dtype | None):
+            raise ValueError(f"dtype {dtype!r} is not a torch.dtype: give one like torch.bfloat16")
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         execution = Execution(
             dit_engine=dit_engine,
@@ -160,6 +162,7 @@ class Pipeline:
             RuntimeError: the machine fell short (codec, memory), or the result is not finite.
         """
         request = self._accept(GenerationRequest(prompt=prompt, **options))
+        settings = self.settings(request)
         clock = StageClock(self.device, synchronised=request.trace)
         tracer = Tracer(self.device) if request.trace else None
         sounds = _read_sounds(request, clock)
@@ -178,7 +181,7 @@ class Pipeline:
             fps=FPS,
             seed=request.seed,
             timings=timings,
-            settings=self.settings(request),
+            settings=settings,
             output=request.output,
             trace=None if tracer is None else tracer.finish(timings),
         )
@@ -377,6 +380,8 @@ def generate(
     """
     key = (preset, weights, device, dtype)
     if key not in _loaded:
+        # Refused here rather than after the minutes that loading may take.
+        GenerationRequest(prompt=prompt, **options).validated(configuration(preset, weights))
         # The old model goes before the new one comes: there may not be room for both.
         _loaded.clear()
         _loaded[key] = Pipeline.from_pretrained(preset, weights=weights, device=device, dtype=dtype)

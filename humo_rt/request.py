@@ -31,6 +31,7 @@ from humo_rt.conditions.face import (
     read_face_masks,
     source_name,
 )
+from humo_rt.conditions.image import fitted_size
 from humo_rt.config import FPS, SAMPLE_RATE, SPATIAL_STRIDE, TEMPORAL_STRIDE, ModelConfig
 from humo_rt.media import Sound, check_output_path, read_image, read_sound
 from humo_rt.media.audio import AudioSource
@@ -114,9 +115,11 @@ class GenerationRequest:
             raise ValueError(f"negative_prompt {self.negative_prompt!r} is not a text: give one, or '' for none")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
             raise ValueError(f"callback_on_step_end {self.callback_on_step_end!r} is not a function: give one")
-        for image in self.images:
-            read_image(image)
+        if not (isinstance(self.progress, bool) or callable(self.progress)):
+            raise ValueError(f"progress {self.progress!r} is neither True nor False nor a function: give one of them")
+        image_sizes = [read_image(image).size for image in self.images]
         sounds = [read_sound(audio) for audio in self.audios]
+        _require_heard(sounds)
         self._require_masks_that_fit(config)
         complete = replace(
             self,
@@ -135,6 +138,8 @@ class GenerationRequest:
             output=None if self.output is None else check_output_path(self.output),
             **self._resolved_guidance(config),
         )
+        for size in image_sizes:
+            fitted_size(size, complete.width, complete.height)
         _ = complete.face_weights  # raises for masks that cannot be used
         return complete
 
@@ -211,18 +216,15 @@ class GenerationRequest:
 
     def _resolved_guidance(self, config: ModelConfig) -> dict[str, Any]:
         """The guidance and its numbers, filled in where the chosen guidance has a use for them."""
-        for name in SCALES:
-            if getattr(self, name) is not None:
-                rules.real(name, getattr(self, name), 0.0)
-        if self.guidance_switch_timestep is not None:
-            rules.real("guidance_switch_timestep", self.guidance_switch_timestep, 0.0, MAX_TIMESTEP)
+        given = {
+            name: rules.real(name, value, 0.0, math.inf if name in SCALES else MAX_TIMESTEP)
+            for name, value in self.guidance_options().items()
+        }
         guidance = config.guidance if self.guidance is None else self.guidance
         if not isinstance(guidance, str | GuidanceTable):
             guidance = GuidanceTable.from_rows(guidance)
-        table = guidance_table(config, self.mode, guidance, **self.guidance_options())
-        numbers = {}
-        if isinstance(guidance, str):
-            numbers = guidance_numbers(config, guidance, self.guidance_options())
+        table = guidance_table(config, self.mode, guidance, **given)
+        numbers = guidance_numbers(config, guidance, given) if isinstance(guidance, str) else given
         reuse = None if self.guidance_reuse is None else GuidanceReuse.parse(self.guidance_reuse).checked(table)
         return {"guidance": guidance, "guidance_reuse": reuse, **numbers}
 
@@ -233,16 +235,11 @@ def _first(*values: Any) -> Any:
 
 def _frames(given: int | None, sound: Sound | None, config: ModelConfig) -> int:
     """As asked, else as long as the sound, else the preset's."""
-    heard = None
-    if sound is not None:
-        heard = num_audio_frames(math.ceil(sound.seconds * SAMPLE_RATE - 1e-6))
-        if heard < 1:
-            raise ValueError(f"audio of {sound.seconds:.3f} s is shorter than one frame: give at least {1 / FPS:g} s")
     if given is not None:
         return rules.frame_count("num_frames", given)
-    if heard is None:
+    if sound is None:
         return config.num_frames
-    wanted = max(rules.fitting_frames(heard), rules.MIN_SPOKEN_FRAMES)
+    wanted = max(rules.fitting_frames(_heard_frames(sound)), rules.MIN_SPOKEN_FRAMES)
     if wanted > config.num_frames:
         logger.warning(
             "the audio lasts %.2f s, so the video has %d frames; beyond %d %s degrades: set num_frames for fewer",
@@ -252,6 +249,20 @@ def _frames(given: int | None, sound: Sound | None, config: ModelConfig) -> int:
             config.name,
         )
     return wanted
+
+
+def _heard_frames(sound: Sound) -> int:
+    return num_audio_frames(math.ceil(sound.seconds * SAMPLE_RATE - 1e-6))
+
+
+def _require_heard(sounds: Sequence[Sound]) -> None:
+    """``ValueError`` for a sound of less than one frame."""
+    for speaker, sound in enumerate(sounds):
+        if _heard_frames(sound) < 1:
+            whose = f" of speaker {speaker}" if len(sounds) > 1 else ""
+            raise ValueError(
+                f"audio{whose} of {sound.seconds:.4f} s is shorter than one frame: give at least {1 / FPS:g} s"
+            )
 
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:
@@ -290,7 +301,7 @@ def _describe(source: Any) -> str:
     if isinstance(source, Sound):
         return f"<sound, {source.seconds:.2f} s at {source.sample_rate} Hz>"
     if isinstance(source, tuple):
-        return f"<samples {tuple(source[0].shape)} at {source[1]} Hz>"
+        return f"<samples {np.shape(source[0])} at {source[1]} Hz>"
     shape = getattr(source, "shape", ())
     if len(shape) == 3 and shape[-1] not in (1, 3, 4):
         return f"<{shape[0]} masks of {shape[2]}x{shape[1]}>"

@@ -10,7 +10,7 @@ from humo_rt.config import TEMPORAL_STRIDE
 
 SIZE_STRIDE = 16
 MAX_STEPS = 1000
-MAX_SEED = 2**63 - 1
+MAX_SEED = 2**64 - 1
 # Fewer than one latent frame after the first show no movement.
 MIN_SPOKEN_FRAMES = TEMPORAL_STRIDE + 1
 
@@ -53,12 +53,17 @@ def fitting_frames(frames: int) -> int:
     return TEMPORAL_STRIDE * ((frames - 1) // TEMPORAL_STRIDE) + 1
 
 
+def as_float(name: str, value: Any, *, like: float = 1.0) -> float:
+    """Any number, also one of NumPy or torch, as Python's own."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} {value!r} is not a number: use one like {like:g}") from None
+
+
 def real(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
     """A finite number in low..high, ``low`` itself excluded if ``above``."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} {value!r} is not a number: use one like {max(low, 1.0):g}") from None
+    number = as_float(name, value, like=max(low, 1.0))
     if not math.isfinite(number):
         raise ValueError(f"{name} {number} is not finite: use a number like {max(low, 1.0):g}")
     if number < low or (above and number == low):

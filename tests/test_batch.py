@@ -94,3 +94,9 @@ def test_ctrl_c_ends_the_batch(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         outcomes(tmp_path, {"a": {"prompt": "stop"}, "b": {"prompt": "x"}}, pipeline)
     assert len(pipeline.calls) == 1
+
+
+def test_a_file_of_windows_is_read(tmp_path):
+    path = tmp_path / "cases.json"
+    path.write_text('{"case_1": {"prompt": "x"}}', encoding="utf-8-sig")
+    assert [case.name for case in read_cases(path)] == ["case_1"]

@@ -206,6 +206,7 @@ class TestBadInput:
             (["--prompt", "x", "--face-mask-threshold", "0.3"], "is for face_masks 'predictor'"),
             (["--prompt", "x", "--contact-sheet", "absent/s.png"], "output folder 'absent' does not exist"),
             (["--prompt", "x", "--contact-sheet", "."], "contact sheet '.' is a folder"),
+            (["--prompt", "x", "-o", "v.mp4", "--contact-sheet", "./v.mp4"], "would take the place of the video"),
             (["--cases", "cases.json", "-o", "text.png"], "output 'text.png' is a file: name a folder"),
         ],
     )
@@ -223,6 +224,14 @@ class TestBadInput:
         ]
         assert said in refused("generate", *quick, *arguments)
         assert names(folder) == before
+
+    def test_weights_at_hand_say_whether_they_have_a_mask_predictor(self, folder):
+        tiny = {**tiny_weights(tiny_config("humo-1.7b", mask_predictor=True))}
+        write_published(folder, "HuMo-1.7B", tiny)
+        quick = ["--steps", "1", "--num-frames", "5", "--device", "cpu", "--audio", "speech.wav"]
+        arguments = ["generate", "--prompt", "x", "--preset", "humo-1.7b", "--weights", folder, *quick]
+        result = run(*arguments, "--face-mask", "predictor")
+        assert result.exit_code == 0, result.output
 
     def test_a_missing_codec_is_found_before_a_model_is_loaded(self, folder, monkeypatch):
         monkeypatch.setattr("humo_rt.media.writer.AUDIO_CODEC", "nothing")

@@ -349,3 +349,15 @@ def test_generate_keeps_its_pipeline_and_frees_it_before_the_next(monkeypatch) -
     for preset in ("nano", "nano", "humo-1.7b"):
         assert humo_rt.generate(PROMPT, preset=preset) == PROMPT
     assert len(loads) == 2
+
+
+def test_what_cannot_work_is_refused_before_a_model_is_loaded(monkeypatch) -> None:
+    monkeypatch.setattr(Pipeline, "from_pretrained", lambda *_, **__: pytest.fail("loaded a model for nothing"))
+    monkeypatch.setattr(humo_rt.pipeline, "_loaded", {})
+    with pytest.raises(ValueError, match="num_frames 98 is not 4n"):
+        humo_rt.generate(PROMPT, num_frames=98)
+    with pytest.raises(TypeError, match="num_frame"):
+        humo_rt.generate(PROMPT, num_frame=97)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"dtype 'float32' is not a torch\.dtype"):
+        Pipeline.from_pretrained("nano", dtype="float32", device="cpu")

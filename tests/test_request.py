@@ -148,10 +148,18 @@ def test_long_audio_makes_a_long_video_with_one_warning(caplog):
         ({"audio": np.zeros(RATE, np.float32)}, r"audio of type ndarray .* give a path or \(samples, rate\)"),
         ({"guidance": "humo-17b", "guidance_switch_timestep": 1001}, "guidance_switch_timestep 1001 is above 1000"),
         ({"branch_batch_size": 0}, "branch_batch_size 0 is below 1"),
-        ({"audio": speech(600)}, r"audio of 0\.037 s is shorter than one frame"),
+        ({"audio": speech(600)}, r"audio of 0\.0375 s is shorter than one frame"),
+        (
+            {"audio": [speech(RATE), speech(600)], "face_masks": BOXES},
+            r"audio of speaker 1 of 0\.0375 s is shorter than one frame",
+        ),
         ({"audio": "nothing.wav"}, "nothing.wav' does not exist"),
         ({"image": "nothing.png"}, "nothing.png' does not exist"),
         ({"image": [PORTRAIT, np.zeros((3, 20, 30))]}, "is not an image"),
+        ({"image": np.zeros((1, 3000, 3), np.uint8)}, "image of 3000x1 vanishes in 128x128: crop it"),
+        ({"progress": "yes"}, "progress 'yes' is neither True nor False nor a function"),
+        ({"guidance": [{"weights": {"T": "much"}}]}, "the weight of branch 'T' 'much' is not a number"),
+        ({"guidance_reuse": {0: 2}}, "branch 0 is no name: write one like 'TIA'"),
         ({"output": "out.gif"}, r"suffix '\.gif'"),
         ({"output": "nowhere/out.mp4"}, "folder 'nowhere' does not exist"),
     ],
@@ -229,3 +237,19 @@ def test_a_used_generator_is_said_not_to_be_a_seed(caplog):
     torch.randn(1, generator=generator)
     request(generator=generator).validated(NANO)
     assert "used before" in caplog.text
+
+
+def test_numbers_of_other_libraries_become_pythons_own():
+    rows = [{"above": np.float32(900), "weights": {"T": np.float32(2), "0": torch.tensor(-1.0)}}, {"weights": {"T": 1}}]
+    scaled = request(guidance_scale=np.int64(5), audio_guidance_scale="4", guidance_switch_timestep=np.float32(900))
+    for filled in (scaled.validated(HUMO_17B), request(guidance=rows).validated(NANO)):
+        assert json.loads(json.dumps(filled.settings())) == filled.settings()
+    assert scaled.validated(HUMO_17B).audio_guidance_scale == 4.0
+
+
+def test_samples_in_a_list_are_described():
+    assert request(audio=([0.0] * RATE, RATE)).validated(NANO).settings()["audio"] == "<samples (16000,) at 16000 Hz>"
+
+
+def test_a_seed_that_torch_drew_can_be_given_back():
+    assert request(seed=2**64 - 1).validated(NANO).seed == torch.Generator().manual_seed(2**64 - 1).initial_seed()

@@ -25,23 +25,27 @@ if TYPE_CHECKING:
 WHITE = (255, 255, 255)
 
 
+def fitted_size(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
+    """Width and height of an image of ``size`` within the frame; ``ValueError`` if nothing is left of it.
+
+    Truncated in double arithmetic as in the published models, so that an image of exactly the frame's ratio may come
+    out one pixel short.
+    """
+    ratio = size[0] / size[1]
+    fitted = (width, int(width / ratio)) if ratio > width / height else (int(height * ratio), height)
+    if min(fitted) < 1:
+        raise ValueError(f"image of {size[0]}x{size[1]} vanishes in {width}x{height}: crop it to a squarer one")
+    return fitted
+
+
 def fit_on_white(image: Image, width: int, height: int) -> Tensor:
     """Shrink or grow an image to fit the frame, keep its aspect ratio, centre it on white: (3, H, W) in [-1, 1].
 
-    An alpha channel is dropped, not blended. The sizes are truncated in double arithmetic as in the published models,
-    so that an image of exactly the frame's ratio may come out one pixel short.
+    An alpha channel is dropped, not blended.
     """
     from PIL import Image as PillowImage
 
-    ratio = image.width / image.height
-    if ratio > width / height:
-        size = (width, int(width / ratio))
-    else:
-        size = (int(height * ratio), height)
-    if min(size) < 1:
-        raise ValueError(
-            f"image of {image.width}x{image.height} vanishes in {width}x{height}: crop it to a squarer one"
-        )
+    size = fitted_size(image.size, width, height)
     canvas = PillowImage.new("RGB", (width, height), WHITE)
     resized = image.convert("RGB").resize(size, PillowImage.Resampling.LANCZOS)
     canvas.paste(resized, ((width - size[0]) // 2, (height - size[1]) // 2))

@@ -72,7 +72,6 @@ class TextConditioner:
         self.tokenizer = tokenizer
         self.encoder = encoder
         self.max_length = max_length
-        self._warned = False
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], batch_size: int = 8) -> list[Tensor]:
@@ -103,9 +102,8 @@ class TextConditioner:
         return [hidden[:length] for hidden, length in zip(hidden_BLD, mask_BL.sum(dim=1).tolist(), strict=True)]
 
     def _warn_if_truncated(self, prompts: list[str]) -> None:
-        if self._warned or not prompts:
+        if not prompts:
             return
         longest = max(len(ids) for ids in self.tokenizer(prompts, verbose=False).input_ids)
         if longest > self.max_length:
-            self._warned = True
             logger.warning("a prompt of %d tokens is cut to %d: its end has no effect", longest, self.max_length)

@@ -146,32 +146,41 @@ def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        # A relative name with a colon would be taken for a protocol, and old tags are not always UTF-8.
+        with av.open(str(Path(path).resolve()), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise ValueError(f"{str(path)!r} has no sound track: give a file with sound or leave the audio out")
             stream = container.streams.audio[0]
+            if stream.codec_context is None:
+                raise ValueError(f"audio file {str(path)!r} has a codec nobody here knows: convert it to WAV")
             rate = stream.codec_context.sample_rate
             resampler = av.AudioResampler(format="fltp", rate=rate)
-            blocks = [block.to_ndarray() for frame in container.decode(stream) for block in resampler.resample(frame)]
+            blocks, begin, end = [], None, 0.0
+            for frame in container.decode(stream):
+                blocks += [block.to_ndarray() for block in resampler.resample(frame)]
+                time = end if frame.time is None else frame.time
+                begin, end = time if begin is None else begin, time + frame.samples / rate
             blocks += [block.to_ndarray() for block in resampler.resample(None)] if blocks else []
-            promised = _stated_seconds(container, stream)
+            lost = _stated_end(container, stream, begin or 0.0) - end
     except (FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
             f"audio file {str(path)!r} cannot be decoded ({reason}): give a sound file, or convert it to WAV"
         ) from error
     samples_SC = np.concatenate(blocks, axis=1).T if blocks else np.zeros((0, 1), np.float32)
-    lost = promised - len(samples_SC) / rate
     if lost > TOLERATED_LOSS_SECONDS:
         raise _cut_short(path, lost)
     return np.ascontiguousarray(samples_SC), rate
 
 
-def _stated_seconds(container: Any, stream: Any) -> float:
-    """Length stated by an index or header; 0 where the format only lets ffmpeg guess it from the bit rate."""
+def _stated_end(container: Any, stream: Any, begin: float) -> float:
+    """When sound that begins at ``begin`` ends, in seconds, as an index or header states it.
+
+    0 where the format only lets ffmpeg guess it from the bit rate.
+    """
     name = container.format.name
     if "mp4" in name and stream.duration:
-        return float(stream.duration * stream.time_base)
+        return begin + float(stream.duration * stream.time_base)
     if "matroska" in name and len(container.streams) == 1 and container.duration:
         return container.duration / 1e6
     return 0.0
@@ -182,15 +191,18 @@ def _cut_short(path: Path, lost: float) -> ValueError:
 
 
 def _from_array(source: tuple[Any, int]) -> Sound:
-    if len(source) != 2 or not isinstance(source[1], Real) or np.ndim(source[0]) == 0:
+    if len(source) != 2 or not isinstance(source[1], Real) or isinstance(source[0], Real):
         raise ValueError(
             "audio given as a tuple is not (samples, rate): give an array and its rate in Hz, or for several speakers "
             "a list"
         )
-    values, rate = np.asarray(source[0]), float(source[1])
+    try:
+        values, rate = np.asarray(source[0]), float(source[1])
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of unequal length, tensors that NumPy cannot take
+        raise ValueError(f"audio samples cannot be read ({error}): give a NumPy array") from error
     if not (rate > 0 and rate == int(rate)):
         raise ValueError(f"sample rate {source[1]} is not a positive whole number: give it in Hz")
-    if values.ndim > 2:
+    if values.ndim not in (1, 2):
         raise ValueError(f"audio of shape {values.shape} is not sound: use (samples,) or (samples, channels)")
     if values.ndim == 2 and values.shape[0] < values.shape[1]:
         values = values.T
@@ -199,6 +211,7 @@ def _from_array(source: tuple[Any, int]) -> Sound:
 
 
 def _to_float(values: np.ndarray) -> np.ndarray:
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     if values.dtype.kind == "f":
         return values.astype(np.float32)
     if values.dtype == np.uint8:

@@ -92,10 +92,15 @@ class BackgroundWriter:
     def _stop(self) -> None:
         """Wait until the thread is done; it skips what waits."""
         self._given_up = True
-        while self._thread.is_alive():
-            with suppress(Full):
-                self._blocks.put(None, timeout=PATIENCE)
-            self._thread.join(PATIENCE)
+        try:
+            while self._thread.is_alive():
+                with suppress(Full):
+                    self._blocks.put(None, timeout=PATIENCE)
+                self._thread.join(PATIENCE)
+        except BaseException:  # an interrupt: the thread is left to itself, and may not live to tidy up
+            self._abandoned = True
+            self._writer.unlink()
+            raise
 
     def _discard(self, error: BaseException) -> None:
         self._writer.__exit__(type(error), error, error.__traceback__)

@@ -45,6 +45,8 @@ def _open(path: Path) -> Image:
         raise ValueError(f"{str(path)!r} is not an image: give a PNG, JPEG or WebP file") from error
     except PillowImage.DecompressionBombError as error:
         raise ValueError(f"image file {str(path)!r} is too large ({error}): shrink it first") from error
+    except OSError as error:  # some formats are decoded when they are opened
+        raise ValueError(f"image file {str(path)!r} cannot be decoded ({error}): copy or export it again") from error
 
 
 def _convert(image: Image, name: str) -> Image:

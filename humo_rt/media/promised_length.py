@@ -66,7 +66,7 @@ def _beyond_chunks(file: BinaryIO, size: int, order: Literal["little", "big"]) -
 def _beyond_mp3(file: BinaryIO, size: int, head: bytes) -> int:
     """What the index that encoders write (Xing's, called Info at a constant bit rate) counts beyond the end."""
     start = 0
-    if head[:3] == b"ID3":
+    if head[:3] == b"ID3" and len(head) >= ID3_HEADER:
         # Seven bits to a byte.
         start = ID3_HEADER + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         start += ID3_HEADER if head[5] & ID3_HAS_FOOTER else 0

@@ -60,7 +60,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     if not Path(path).is_file():
         raise ValueError(f"video file {str(path)!r} does not exist: check the path")
     try:
-        with av.open(str(path)) as container:
+        # A relative name with a colon would be taken for a protocol, and old tags are not always UTF-8.
+        with av.open(str(Path(path).resolve()), metadata_errors="replace") as container:
             yield container
     except FFmpegError as error:
         raise ValueError(f"video {str(path)!r} cannot be decoded ({error.strerror}): give another file") from error

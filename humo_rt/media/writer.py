@@ -30,6 +30,7 @@ PRESET = "veryfast"
 AAC_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 AAC_FALLBACK_RATE = 48_000
 AAC_BLOCK = 1024
+LONGEST_NAME = 255  # of a file, in bytes, on any usual file system
 BT709 = 1
 LIMITED_RANGE = 1
 # swscale's flags area and accurate rounding: colour at half resolution is the mean of four pixels.
@@ -40,6 +41,10 @@ def check_output_path(path: str | os.PathLike[str]) -> Path:
     """The path of a video to write; ``ValueError`` for an unknown suffix or a folder that cannot take it."""
     path = Path(path)
     folder = path.parent
+    if "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise ValueError(
+            f"output {str(path)!r} is no file name: use one of at most {LONGEST_NAME} bytes, none of them 0"
+        )
     if path.suffix.lower() != SUFFIX:
         raise ValueError(f"output {str(path)!r} has suffix {path.suffix!r}: use {SUFFIX}")
     if path.is_dir():
@@ -84,7 +89,9 @@ class VideoWriter:
         self.num_frames = 0
         self._sound_SC, self._rate = _encodable_sound(audio, sample_rate)
         self._sent = 0
-        self._temporary = self.path.with_name(f".{self.path.stem}.{uuid.uuid4().hex[:8]}{SUFFIX}")
+        # Absolute, as a relative name with a colon would be taken for a protocol; a link stays one.
+        self._target = self.path.resolve()
+        self._temporary = self._target.with_name(f".humo-{uuid.uuid4().hex}{SUFFIX}")
         self._container: Any = None
         self._video: Any = None
         self._audio: Any = None
@@ -136,12 +143,17 @@ class VideoWriter:
             # Sound follows the picture closely: the muxer holds back what it cannot interleave.
             self._send_sound(whole_blocks_only=True)
 
+    def unlink(self) -> None:
+        """Remove the unfinished file, though the encoder may still be writing to it."""
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
+
     def _open(self) -> None:
         import av
 
         self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
         if self.metadata is not None:
-            self._container.metadata["comment"] = json.dumps(self.metadata, ensure_ascii=False, sort_keys=True)
+            self._container.metadata["comment"] = _as_json(self.metadata)
         self._video = self._container.add_stream(VIDEO_CODEC, rate=self.fps)
         self._video.width, self._video.height, self._video.pix_fmt = self.width, self.height, "yuv420p"
         self._video.options = {"crf": str(self.crf), "preset": PRESET}
@@ -182,7 +194,7 @@ class VideoWriter:
             if self._audio is not None:
                 self._container.mux(self._audio.encode(None))
             self._container.close()
-            self._temporary.replace(self.path)
+            self._temporary.replace(self._target)
 
     def _discard(self) -> None:
         from av.error import FFmpegError
@@ -234,6 +246,16 @@ def _encodable_sound(audio: np.ndarray | None, rate: int) -> tuple[np.ndarray | 
     if rate not in AAC_RATES:
         sound_SC, rate = resample(sound_SC, rate, AAC_FALLBACK_RATE), AAC_FALLBACK_RATE
     return sound_SC.clip(-1, 1), rate
+
+
+def _as_json(metadata: dict[str, Any]) -> str:
+    """Legible where it can be encoded: names of files may hold bytes that are no text."""
+    text = json.dumps(metadata, ensure_ascii=False, sort_keys=True)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(metadata, sort_keys=True)
+    return text
 
 
 def _layout(sound_SC: np.ndarray) -> str:

@@ -17,6 +17,8 @@ def chosen_device(device: str | torch.device | None = None) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"unknown device {str(device)!r}: use cuda, cuda:1 or cpu") from error
+    if chosen.type not in ("cuda", "cpu"):
+        raise ValueError(f"device {str(device)!r} is not one that models run on: use cuda, cuda:1 or cpu")
     if chosen.type == "cuda" and not gpus:
         raise RuntimeError("no usable NVIDIA GPU: pass device='cpu', or check the driver with `humo-rt doctor`")
     if chosen.type == "cuda" and (chosen.index or 0) >= gpus:

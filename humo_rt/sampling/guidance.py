@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from humo_rt import rules
 from humo_rt.config import ModelConfig
 
 CONDITIONS = "TIA"
@@ -22,6 +23,8 @@ MAX_TIMESTEP = 1000.0
 
 def branch_name(conditions: Iterable[str]) -> str:
     """Canonical name of the branch that sees ``conditions``: letters in the order T, I, A, or "0"."""
+    if not isinstance(conditions, Iterable):
+        raise ValueError(f"branch {conditions!r} is no name: write one like 'TIA', 'TA' or '0'")
     seen = set(conditions) - {NO_CONDITION}
     if not seen <= set(CONDITIONS):
         raise ValueError(f"branch {''.join(conditions)!r} is not made of T, I and A: name one like 'TIA', 'TA' or '0'")
@@ -39,6 +42,13 @@ class GuidanceRow:
 
     weights: Mapping[str, float]
     above: float | None = None
+
+    def __post_init__(self) -> None:
+        # Numbers of NumPy or torch are no JSON, and settings have to be.
+        weights = {name: rules.as_float(f"the weight of branch {name!r}", w) for name, w in self.weights.items()}
+        object.__setattr__(self, "weights", weights)
+        if self.above is not None:
+            object.__setattr__(self, "above", rules.as_float("a bound of guidance rows", self.above))
 
     def restricted_to(self, mode: str) -> GuidanceRow:
         """The same row when only the conditions of ``mode`` are given: branches that become equal are added."""

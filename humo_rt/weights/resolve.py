@@ -42,7 +42,7 @@ def select(path_or_preset: str | Path, weights: str | Path | None = None) -> Sel
         if weights is not None:
             raise ValueError(f"unknown preset {name!r}: with weights=, choose one of {', '.join(PRESETS)}")
         return _from_place(_local(name))
-    if weights is not None:
+    if weights is not None and not (str(weights) == hub.HUMO_REPOSITORY and hub.is_published(name)):
         return _checked(preset(name), _local(str(weights)))
     if hub.is_published(name):
         return _checked(preset(name), hub.download(name))
@@ -52,9 +52,13 @@ def select(path_or_preset: str | Path, weights: str | Path | None = None) -> Sel
 
 
 def configuration(path_or_preset: str | Path, weights: str | Path | None = None) -> ModelConfig:
-    """The configuration alone: a preset's is known without its weights, a folder's is read. Errors as ``select``."""
+    """The configuration alone: a preset's is known without its weights, unless they are at hand. Errors as ``select``.
+
+    Downloads no preset's weights.
+    """
     name = str(path_or_preset)
-    return PRESETS[name] if name in PRESETS else select(name, weights).config
+    at_hand = weights not in (None, RANDOM) and Path(weights).expanduser().exists()
+    return PRESETS[name] if name in PRESETS and not at_hand else select(name, weights).config
 
 
 def shape_of_dit(tensors: Mapping[str, StoredTensor]) -> dict[str, int]:

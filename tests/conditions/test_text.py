@@ -69,13 +69,14 @@ def test_batches_do_not_change_the_features(conditioner):
         torch.testing.assert_close(whole, split, atol=1e-6, rtol=0)
 
 
-def test_a_prompt_cut_short_is_reported_once(conditioner, caplog):
+def test_every_prompt_cut_short_is_reported(conditioner, caplog):
     with caplog.at_level(logging.WARNING):
         row = conditioner.encode(["a person speaks in the rain a person"])[0]
         conditioner.encode(["a person speaks in the rain a a a a a"])
     assert row.shape[0] == 6
     assert [record.getMessage() for record in caplog.records] == [
-        "a prompt of 9 tokens is cut to 6: its end has no effect"
+        "a prompt of 9 tokens is cut to 6: its end has no effect",
+        "a prompt of 12 tokens is cut to 6: its end has no effect",
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
+import torch
 
 from humo_rt.media import Sound, mix, read_audio, read_sound
 from humo_rt.media.promised_length import promised_beyond_end
@@ -69,15 +70,16 @@ def test_ffmpeg_reads_what_libsndfile_does_not(tmp_path):
         read_audio(path)
 
 
-def write_aac(path, samples_S, rate):
-    import av
-
+def write_aac(path, samples_S, rate, *, begin_at=0.0, gap=0.0, title=""):
+    """``begin_at`` and ``gap`` in seconds; the gap comes after the first half."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        container.metadata["title"] = title
         stream = container.add_stream("aac", rate=rate)
         stream.layout = "mono"
         for begin in range(0, len(samples_S), 1024):
             frame = av.AudioFrame.from_ndarray(samples_S[None, begin : begin + 1024], format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = rate, begin
+            late = begin_at + gap * (begin >= len(samples_S) / 2)
+            frame.sample_rate, frame.pts = rate, begin + round(late * rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 
@@ -94,7 +96,6 @@ def test_arrays_in_either_orientation_and_every_scale():
 
 
 def test_tensors_are_arrays():
-    import torch
 
     np.testing.assert_array_equal(read_audio((torch.from_numpy(tone(0.1)), RATE)), tone(0.1))
 
@@ -102,6 +103,8 @@ def test_tensors_are_arrays():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (([[0.0, 0.1], [0.2]], RATE), "audio samples cannot be read"),
+        ((torch.zeros(800, requires_grad=True), RATE), "audio samples cannot be read"),
         ((np.zeros(0, np.float32), RATE), "holds no samples"),
         ((np.array([0.0, np.nan]), RATE), "NaN or infinite"),
         ((np.array([0.0, 20_000.0]), RATE), "reaches 20000: scale"),
@@ -222,3 +225,35 @@ class TestMix:
         assert mixed.samples_SC[1600] == pytest.approx([0.3, 0.5], abs=0.01)
         three = self.sound(np.tile([[0.1, 0.1, 0.4]], (4, 1)))
         assert mix([three, self.sound(np.zeros((4, 2)))]).samples_SC[0] == pytest.approx([0.1, 0.1, 0.4])
+
+
+@pytest.mark.parametrize("times", [{"begin_at": 3.0}, {"gap": 1.0}], ids=str)
+@pytest.mark.parametrize("suffix", ["m4a", "mka"])
+def test_sound_that_begins_late_or_has_a_gap_is_whole(tmp_path, suffix, times):
+    path = tmp_path / f"speech.{suffix}"
+    write_aac(path, tone(2.0, 48_000), 48_000, **times)
+    assert read_sound(path).seconds == pytest.approx(2.0, abs=0.1)
+
+
+def test_tags_that_are_no_utf_8_do_no_harm(tmp_path):
+    path = tmp_path / "speech.m4a"
+    write_aac(path, tone(1.0, 48_000), 48_000, title="CafZZ")
+    path.write_bytes(path.read_bytes().replace(b"CafZZ", b"Caf\xe9Z"))
+    assert read_sound(path).seconds == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_relative_name_with_a_colon_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_aac(tmp_path / "take:1.m4a", tone(1.0, 48_000), 48_000)
+    assert read_sound("take:1.m4a").seconds == pytest.approx(1.0, abs=0.05)
+
+
+def test_arrays_in_the_other_byte_order():
+    samples = (1000 * tone(0.1)).astype(np.int16)
+    assert np.array_equal(read_audio((samples.astype(">i2"), RATE)), read_audio((samples, RATE)))
+
+
+def test_a_tag_alone_is_no_sound(tmp_path):
+    (tmp_path / "tag.mp3").write_bytes(b"ID3\x04")
+    with pytest.raises(ValueError, match=r"tag\.mp3' cannot be decoded"):
+        read_sound(tmp_path / "tag.mp3")

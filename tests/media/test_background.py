@@ -114,6 +114,24 @@ def test_an_interrupt_while_the_last_blocks_are_encoded_leaves_nothing(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    slow = Slow(tmp_path / "out.mp4", fps=25, width=SIZE, height=SIZE)
+    opened = BackgroundWriter(slow).__enter__()
+    opened.write(frames(0))
+    join = opened._thread.join
+
+    def interrupted(timeout=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(opened._thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert list(tmp_path.iterdir()) == []
+    slow.go.set()
+    join()
+    assert list(tmp_path.iterdir()) == []
+
+
 class ClosesItself(VideoWriter):
     """What the collector does that runs in the encoder's thread."""
 

@@ -126,6 +126,8 @@ def test_paths_that_cannot_take_a_video(tmp_path, monkeypatch):
         (tmp_path / "out.gif", r"suffix '\.gif': use \.mp4"),
         (tmp_path / "out", r"suffix '': use \.mp4"),
         (tmp_path / "missing" / "out.mp4", "missing' does not exist: create it"),
+        (tmp_path / f"{'n' * 252}.mp4", "no file name: use one of at most 255 bytes"),
+        (tmp_path / "zero\0.mp4", "no file name"),
     ):
         with pytest.raises(ValueError, match=message):
             check_output_path(path)
@@ -174,3 +176,26 @@ def test_a_video_of_others_has_no_settings(tmp_path):
     assert read_settings(path) == {}
     with pytest.raises(ValueError, match="no sound track"):
         read_audio(path)
+
+
+def test_the_longest_name_is_written(tmp_path):
+    write(tmp_path / f"{'n' * 251}.mp4", moving_gradient(1))
+    assert names(tmp_path) == [f"{'n' * 251}.mp4"]
+
+
+def test_a_relative_name_with_a_colon_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(read_video(write("take:1.mp4", moving_gradient(2)))[0]) == 2
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "out.mp4").symlink_to(tmp_path / "kept" / "video.mp4")
+    write(tmp_path / "out.mp4", moving_gradient(1))
+    assert (tmp_path / "out.mp4").is_symlink()
+    assert names(tmp_path / "kept") == ["video.mp4"]
+
+
+def test_names_that_are_no_text_are_stored(tmp_path):
+    settings = {"image": [os.fsdecode(b"caf\xe9.png")]}
+    assert read_settings(write(tmp_path / "out.mp4", moving_gradient(1), metadata=settings)) == settings
