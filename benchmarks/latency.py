@@ -141,6 +141,11 @@ def complete(args: argparse.Namespace) -> None:
         print(f"{args.preset} runs on seeded random weights: --weights names others")
     args.json = args.json or Path(f"latency-{Path(args.preset).name}.json")
     args.png = args.png or args.json.with_suffix(".png")
+    if args.json == args.png:
+        raise SystemExit(f"--json and --png are both {args.json}: give them different names")
+    for path in (args.json, args.png):
+        if path.is_dir() or not path.parent.is_dir():
+            raise SystemExit(f"{path} cannot be written: name a file in a folder that exists")
 
 
 def load_pipelines(args: argparse.Namespace) -> tuple[dict[str, Pipeline], float]:

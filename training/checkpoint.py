@@ -12,6 +12,7 @@ Knows tensors and files; nothing of losses or data.
 from __future__ import annotations
 
 import json
+import pickle
 import random
 import shutil
 import warnings
@@ -25,9 +26,11 @@ import numpy as np
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from humo_rt.weights.readers import read_checkpoint
 from training.ema import EMA
+from training.muon import Muon
 from training.parallel import World
 
 WEIGHTS_FILE = "ema.safetensors"
@@ -54,10 +57,17 @@ class RunState:
     def allocate_optimiser(self, stored_names: set[str]) -> None:
         """Give every parameter that has optimiser state among ``stored_names`` room for it."""
         fused = bool(self.optimiser.defaults.get("fused"))
+        orthogonal = {p for group in self.optimiser.param_groups if group["orthogonal"] for p in group["params"]}
+        orthogonal = orthogonal if isinstance(self.optimiser, Muon) else set()
         for name, parameter in self.model.named_parameters():
-            # Muon keeps the first only.
             kept = [key for key in _ADAM_STATE if f"optimiser.{name}.{key}" in stored_names]
             if kept:
+                needed = _ADAM_STATE[:1] if parameter in orthogonal else _ADAM_STATE  # Muon keeps the first only
+                if missing := [key for key in needed if key not in kept]:
+                    raise ValueError(
+                        f"the checkpoint has no {missing[0]} of {name}: it is another optimiser's; resume with that "
+                        "optimiser.name"
+                    )
                 count = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
                 self.optimiser.state[parameter] = {
                     key: count if key == "step" else torch.zeros_like(parameter, requires_grad=False) for key in kept
@@ -65,7 +75,7 @@ class RunState:
 
 
 def save(root: Path, run: RunState, world: World, *, state: dict[str, Any], keep: int) -> Path:
-    """Write checkpoint ``state["step"]`` below ``root``, point ``latest`` at it and drop all but the last ``keep``."""
+    """Write checkpoint ``state["step"]`` below ``root``, point ``latest`` at it and keep ``keep - 1`` before it."""
     final = root / f"step-{state['step']:08d}"
     partial = root / f".partial-{final.name}"
     if world.is_main:
@@ -89,7 +99,9 @@ def save(root: Path, run: RunState, world: World, *, state: dict[str, Any], keep
             shutil.rmtree(final)
         partial.replace(final)
         _point_latest(root, final.name)
-        for old in _complete(root)[:-keep]:
+        # Later ones are of a run that was taken back to an earlier step: this one may still come to write them.
+        older = [other for other in _complete(root) if other.name < final.name]
+        for old in older[: max(0, len(older) + 1 - keep)]:
             shutil.rmtree(old)
     world.barrier()
     return final
@@ -100,7 +112,7 @@ def latest(root: Path) -> Path | None:
     pointer = root / "latest"
     if not pointer.is_file():
         return None
-    target = root / pointer.read_text().strip()
+    target = root / (pointer.read_text().strip() or "nothing")
     if not (target / "state.json").is_file():
         raise ValueError(f"{pointer} names {target.name}, which is not there: write the name of one of its neighbours")
     return target
@@ -109,10 +121,12 @@ def latest(root: Path) -> Path | None:
 def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
     """Restore ``run`` from ``folder`` to the bit and return its ``state.json``.
 
-    ``ValueError`` when the stored run has other tensors than this one.
+    ``ValueError`` when the stored run has other tensors than this one, or cannot be read.
     """
     reader = dcp.FileSystemReader(folder / "tensors")
-    stored = set(reader.read_metadata().state_dict_metadata)
+    with _explained(folder):
+        state = json.loads((folder / "state.json").read_text())
+        stored = set(reader.read_metadata().state_dict_metadata)
     run.allocate_optimiser(stored)
     tensors = run.tensors()
     if difference := sorted(stored.symmetric_difference(tensors)):
@@ -120,12 +134,33 @@ def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
         raise ValueError(
             f"{folder} holds another run: {len(difference)} tensors differ ({shown}); resume with its recipe"
         )
-    with _alone_is_fine():
+    with _explained(folder), _alone_is_fine():
         dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
-    random_file = folder / f"random-{world.rank}.pt"
-    if random_file.is_file():
-        _set_random_state(torch.load(random_file, weights_only=True), world.device)
-    return json.loads((folder / "state.json").read_text())
+        random_file = folder / f"random-{world.rank}.pt"
+        if random_file.is_file():
+            _set_random_state(torch.load(random_file, weights_only=True), world.device)
+    return state
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """What a damaged file raises as one ``ValueError``; one of torch's is not even an ``Exception``."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        CheckpointException,
+        OSError,
+        EOFError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        json.JSONDecodeError,
+    ) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{folder} cannot be read ({reason}): write the name of another step into {folder.parent / 'latest'}"
+        ) from error
 
 
 def averaged_weights(run: RunState, world: World) -> dict[str, Tensor]:

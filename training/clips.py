@@ -9,10 +9,13 @@ Shape suffixes: B clips, F frames (4n + 1), R reference images, C colour channel
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
+
+# Metadata of a field of a source's settings that does not change which clips there are.
+ASIDE = {"aside": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +62,9 @@ class Keyed(Protocol):
     """Optional part of a source whose clips can change on disk: one hash per clip of all it is made from."""
 
     def keys(self, indices: Sequence[int]) -> list[str]: ...
+
+
+def contents(source: Any) -> str:
+    """What decides the clips of a source's settings, a dataclass, for comparison: all fields that are not ``ASIDE``."""
+    deciding = {f.name: getattr(source, f.name) for f in fields(source) if f.metadata != ASIDE}
+    return f"{type(source).__name__} {deciding}"

@@ -6,8 +6,11 @@ Knows names, defaults and what may not be combined. Builds nothing.
 from __future__ import annotations
 
 import ast
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,11 @@ class OptimiserConfig:
     final_lr: float = 0.1
     clip_norm: float | None = 1.0
 
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"optimiser.lr is {self.lr}: use a positive number")
+        require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EMAConfig:
@@ -36,6 +44,11 @@ class EMAConfig:
 
     decay: float = 0.999
     warmup: int = 10
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"ema.decay is {self.decay}: use a number between 0 and 1")
+        require_at_least(1, **{"ema.warmup": self.warmup})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +85,11 @@ class TrainerConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: use at least 1")
+        names = ("steps", "accumulate", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints")
+        require_at_least(1, **{name: getattr(self, name) for name in names})
         if self.optimiser.name == "muon" and self.parallel.strategy == "fsdp":
             raise ValueError("muon works on whole matrices, fsdp shards them: use parallel.strategy=replicate or adamw")
-        if self.max_seconds is not None and self.max_seconds <= 0:
+        if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
             raise ValueError(f"max_seconds is {self.max_seconds}: use a positive number, or leave it out")
 
 
@@ -98,38 +110,71 @@ class Recipe:
     starts_from: str | None = None
 
 
-def override(config: Any, key: str, text: str) -> Any:
-    """``config`` with the field at the dotted ``key`` replaced by ``text``, read as the type that is there.
+def override(config: Any, assignments: Mapping[str, str]) -> Any:
+    """``config`` with the fields at the dotted keys replaced by texts, read as the types that the fields declare.
 
-    ``ValueError`` names the fields when the key does not exist, and the present value when the text does not fit.
+    All at once: what may not be combined is judged by the outcome. ``ValueError`` names the fields when a key does not
+    exist, and the type when a text does not fit.
     """
-    head, _, rest = key.partition(".")
-    names = [f.name for f in fields(config)]
-    if head not in names:
-        raise ValueError(f"no setting {head!r} in {type(config).__name__}: choose one of {', '.join(names)}")
-    value = getattr(config, head)
-    if rest:
-        if not is_dataclass(value):
+    names, kinds = [f.name for f in fields(config)], get_type_hints(type(config))
+    parts: dict[str, dict[str, str]] = {}
+    changed: dict[str, Any] = {}
+    for key, text in assignments.items():
+        head, _, rest = key.partition(".")
+        if head not in names:
+            raise ValueError(f"no setting {head!r} in {type(config).__name__}: choose one of {', '.join(names)}")
+        value = getattr(config, head)
+        if rest and not is_dataclass(value):
             raise ValueError(f"setting {head!r} has no parts: write {head}=VALUE instead of {key}=VALUE")
-        return replace(config, **{head: override(value, rest, text)})
-    if is_dataclass(value):
-        raise ValueError(f"setting {head!r} is a group: set one of {', '.join(f.name for f in fields(value))} in it")
-    kind = get_type_hints(type(config))[head]
-    return replace(config, **{head: _read(key, text, value, get_args(kind) if get_origin(kind) is Literal else ())})
+        if rest:
+            parts.setdefault(head, {})[rest] = text
+        elif is_dataclass(value):
+            inner = ", ".join(f.name for f in fields(value))
+            raise ValueError(f"setting {head!r} is a group: set one of {inner} in it")
+        else:
+            changed[head] = _read(key, text, kinds[head])
+    changed |= {head: override(getattr(config, head), given) for head, given in parts.items()}
+    return replace(config, **changed)
 
 
-def _read(key: str, text: str, present: Any, choices: tuple[str, ...]) -> Any:
-    if choices and text not in choices:
-        raise ValueError(f"{key}={text!r} is unknown: choose one of {', '.join(choices)}")
-    if isinstance(present, str):
+def _read(key: str, text: str, kind: Any) -> Any:
+    """``text`` as a value of the annotation ``kind``: one of its choices, a text, a number, a tuple or None."""
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise ValueError(f"{key}={text!r} is unknown: choose one of {', '.join(get_args(kind))}")
+        return text
+    allowed = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if NoneType in allowed and text.lower() == "none":
+        return None
+    if str in allowed:
         return text
     try:
-        value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
     except (ValueError, SyntaxError):
-        value = text
-    if isinstance(present, float) and type(value) is int:
+        value = None
+    if float in allowed and type(value) is int:
         value = float(value)
-    fits = present is None or value is None or type(value) is type(present)
-    if not fits:
-        raise ValueError(f"{key}={text!r} does not fit: it is {present!r} now, give a {type(present).__name__}")
+    if value is None or not any(_is(value, one) for one in allowed):
+        wanted = " or ".join(
+            "none" if one is NoneType else one.__name__ if type(one) is type else str(one) for one in allowed
+        )
+        raise ValueError(f"{key}={text!r} does not fit: give a value of the type {wanted}")
     return value
+
+
+def _is(value: Any, kind: Any) -> bool:
+    items = get_args(kind)
+    if get_origin(kind) is not tuple:
+        return type(value) is kind
+    if type(value) is not tuple:
+        return False
+    if items[-1] is Ellipsis:
+        return all(_is(item, items[0]) for item in value)
+    return len(value) == len(items) and all(_is(item, one) for item, one in zip(value, items, strict=True))
+
+
+def require_at_least(low: float, **numbers: float | None) -> None:
+    """``ValueError`` for one that is smaller; None is as good as none given."""
+    for name, number in numbers.items():
+        if number is not None and not number >= low:
+            raise ValueError(f"{name} is {number}: use at least {low}")

@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from humo_rt import rules
 from humo_rt.config import ModelConfig
 from humo_rt.runtime import attention_backends, precision
 from humo_rt.runtime.float8_block import fuse_float8
@@ -66,8 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace, console: Console) -> None:
     device = parallel.join(options.device).device
     for path in (options.json, options.sheet):
+        if path is not None and path.is_dir():
+            raise ValueError(f"{str(path)!r} is a folder: name a file in it")
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"folder {str(path.parent)!r} does not exist: create it first")
+    for name in ("clips", "steps", "batch"):
+        if (number := getattr(options, name)) is not None:
+            rules.whole(f"--{name}", number, 1)
+    if options.frames is not None:
+        rules.frame_count("--frames", options.frames)
     if options.sweep and options.split == "test":
         raise ValueError("a sweep chooses settings, so the test clips must not see it: use --split dev")
     split = options.split or ("dev" if options.sweep else "test")
@@ -100,16 +108,18 @@ def _evaluate(options: argparse.Namespace, console: Console) -> None:
     if options.sweep:
         result: Any = _sweep(options, generator, panel, clips, settings, console)
     else:
-        result = _full(options, generator, panel, clips, settings)
+        result, pictures = _full(options, generator, panel, clips, settings)
         _show(result, console)
     if options.json:
         report.write_json(result, options.json)
+    if options.sheet and not options.sweep:
+        report.sheet(*pictures, options.sheet)
 
 
 def _full(
     options: argparse.Namespace, generator: BatchGenerator, panel: Panel, clips: HeldOutClips, settings: dict[str, Any]
-) -> report.Result:
-    """Every row, mask IoU, real speech and the bounds; writes the contact sheet when asked for."""
+) -> tuple[report.Result, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """Every row, mask IoU, real speech and the bounds; and the videos and sounds of a contact sheet."""
     start = time.perf_counter()
     kept: dict[str, torch.Tensor] = {}
 
@@ -135,9 +145,7 @@ def _full(
         kept["real speech"], sounds["real speech"] = video[::5][:3].cpu(), audio[::5][:3].cpu()
     result["targets"] = report.targets(result)
     result["seconds"] = time.perf_counter() - start
-    if options.sheet:
-        report.sheet(kept, sounds, options.sheet)
-    return result
+    return result, (kept, sounds)
 
 
 def _sweep(

@@ -57,15 +57,13 @@ def configured(options: argparse.Namespace) -> Recipe:
         raise ValueError(f"no recipe given: choose one of {', '.join(RECIPES)} (--list describes them)")
     chosen = recipe(options.recipe)
     shortcuts = {"trainer.steps": options.steps, "trainer.max_seconds": options.max_seconds}
-    for key, value in shortcuts.items():
-        if value is not None:
-            chosen = override(chosen, key, str(value))
+    assignments = {key: str(value) for key, value in shortcuts.items() if value is not None}
     for assignment in options.set:
         key, separator, value = assignment.partition("=")
         if not separator:
             raise ValueError(f"--set {assignment!r} has no value: write --set key=value")
-        chosen = override(chosen, key, value)
-    return chosen
+        assignments[key] = value
+    return override(chosen, assignments)
 
 
 def make_task(chosen: Recipe) -> Task:

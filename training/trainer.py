@@ -5,7 +5,7 @@ where it reads what it has to report; a loss that is not a number is noticed the
 
 A run that ends by steps resumes to the bit: batch and noise are pure functions of the moment, and the rest is in the
 checkpoint. A run that ends by ``max_seconds`` depends on the clock (learning rate and curriculum follow the larger of
-the two shares spent, refreshed at log steps), so its continuation is equivalent but not identical.
+the two shares spent), so its continuation is equivalent but not identical.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from training import checkpoint, optimise, parallel
 from training.clock import Clock
 from training.config import TrainerConfig
-from training.ema import EMA
+from training.ema import EMA, local
 from training.logbook import Logbook
 from training.parallel import World
 from training.task import Adopting, Moment, Sampling, Task, derive_seed
@@ -86,19 +86,19 @@ class Trainer:
     def run(self) -> None:
         """Train until the end of the run (or a stop signal), leave a checkpoint and write the exported file."""
         logbook = Logbook(self.out) if self.world.is_main else None
-        self.clock.start(self._seconds_before)
+        self.clock.start(self._seconds_before, self.step)
         self._last_log, self._last_log_step = time.monotonic(), self.step
-        self.clock.agree()
         with self.clock.heeding_signals():
             while not self._finished():
                 self.train_step()
+                self.clock.agree(self.step)
                 if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                     self._report(logbook)
                 pause = time.monotonic()
-                if self._due(self.config.sample_every):
-                    self._show_samples(logbook)
                 if self._due(self.config.checkpoint_every):
                     self.save()
+                if self._due(self.config.sample_every):
+                    self._show_samples(logbook)
                 self._last_log += time.monotonic() - pause  # ms_per_step speaks of training only
         if self._saved_step != self.step:
             self._totals.check(self.step)
@@ -121,6 +121,7 @@ class Trainer:
         if config.parallel.strategy == "replicate":
             parallel.average_gradients(self.parameters, self.world)
         self.gradient_norm = optimise.clip_gradients(self.parameters, config.optimiser.clip_norm)
+        self._totals.require_finite(self.step, local(self.gradient_norm))
         self.lr = optimise.learning_rate(config.optimiser, self.step, self.progress)
         optimise.set_learning_rate(self.optimiser, self.lr)
         self.optimiser.step()
@@ -136,7 +137,7 @@ class Trainer:
     @property
     def stopped(self) -> bool:
         """Whether a signal ended the run before its end."""
-        return self.clock.stopping
+        return self.clock.stopping and not self._complete()
 
     @property
     def progress(self) -> float:
@@ -201,7 +202,6 @@ class Trainer:
             return self.task.loss(self.model, batch, moment)
 
     def _report(self, logbook: Logbook | None) -> None:
-        self.clock.agree()
         norm = self.gradient_norm
         values = self._totals.read(self.step)
         values["gradient_norm"] = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
@@ -226,8 +226,11 @@ class Trainer:
     def _due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
 
+    def _complete(self) -> bool:
+        return self.step >= self.config.steps or self.clock.share >= 1.0
+
     def _finished(self) -> bool:
-        return self.step >= self.config.steps or self.clock.share >= 1.0 or self.clock.stopping
+        return self._complete() or self.clock.stopping
 
 
 def _make_folder(out: Path) -> None:

@@ -170,7 +170,7 @@ def test_random_weights_have_texts_as_long_as_their_own_would_be(benchmark_modul
         assert [len(ids) for ids in byte_tokenizer()(texts).input_ids] == [96, 126]
 
 
-def test_published_presets_take_random_weights_unless_others_are_named(benchmark_module, capsys) -> None:
+def test_published_presets_take_random_weights_unless_others_are_named(benchmark_module, capsys, tmp_path) -> None:
     module = benchmark_module("latency")
 
     def completed(preset: str, weights: str | None = None, **files: Path) -> argparse.Namespace:
@@ -185,8 +185,11 @@ def test_published_presets_take_random_weights_unless_others_are_named(benchmark
     assert capsys.readouterr().out == ""
     args = completed("some/folder")
     assert (args.json, args.png) == (Path("latency-folder.json"), Path("latency-folder.png"))
-    args = completed("nano", json=Path("results/here.json"))
-    assert (args.json, args.png) == (Path("results/here.json"), Path("results/here.png"))
+    args = completed("nano", json=tmp_path / "here.json")
+    assert (args.json, args.png) == (tmp_path / "here.json", tmp_path / "here.png")
+    for files in ({"json": tmp_path / "nowhere" / "x.json"}, {"png": tmp_path}, {"json": tmp_path / "same.png"}):
+        with pytest.raises(SystemExit, match=r"cannot be written|are both"):
+            completed("nano", **files)
     assert completed("nano", png=Path("there.png")).json == Path("latency-nano.json")
 
 

@@ -11,6 +11,7 @@ import torch
 
 from tests.training.toy import ToyConfig, ToyTask, toy_settings
 from training import checkpoint
+from training.config import OptimiserConfig
 from training.parallel import join
 from training.trainer import Trainer
 
@@ -107,3 +108,28 @@ def test_a_pointer_to_nowhere_is_reported(tmp_path):
     (tmp_path / "latest").write_text("step-00000009\n")
     with pytest.raises(ValueError, match="step-00000009"):
         checkpoint.latest(tmp_path)
+
+
+def test_a_run_taken_back_keeps_what_it_writes(tmp_path):
+    trainer_in(tmp_path, checkpoint_every=2, keep_checkpoints=5).run()
+    (tmp_path / "latest").write_text("step-00000002")
+    trainer_in(tmp_path, steps=3, keep_checkpoints=1, resume=True).run()
+    assert checkpoint.latest(tmp_path).name == "step-00000003"
+    assert trainer_in(tmp_path, resume=True).step == 3
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors/.metadata", "tensors/__0_0.distcp", "random-0.pt"])
+def test_a_damaged_checkpoint_is_named(tmp_path, name):
+    trainer_in(tmp_path).run()
+    damaged = checkpoint.latest(tmp_path) / name
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 3])
+    with pytest.raises(ValueError, match="step-00000008 cannot be read .*write the name of another step into"):
+        trainer_in(tmp_path, resume=True)
+
+
+def test_the_state_of_another_optimiser_is_named(tmp_path):
+    muon = OptimiserConfig(lr=1e-2, warmup_steps=2, name="muon")
+    trainer_in(tmp_path, optimiser=muon).run()
+    assert trainer_in(tmp_path, optimiser=muon, resume=True).step == 8
+    with pytest.raises(ValueError, match="no exp_avg_sq of .*weight: it is another optimiser's"):
+        trainer_in(tmp_path, resume=True)

@@ -10,8 +10,10 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from humo_rt.conditions.audio import window_audio
-from tests.training.tiny import CHANNELS, FRAMES, tiny_model, tiny_task, write_frozen
+from tests.training.tiny import CHANNELS, FRAMES, NoiseSource, tiny_model, tiny_task, write_frozen
 from tests.training.toy import toy_settings
+from training.clips import contents
+from training.data.humoset import HuMoSetSource
 from training.parallel import join
 from training.task import Moment
 from training.tasks.choice import ConditionDrop, choose, clips_of
@@ -167,6 +169,30 @@ def test_the_pool_is_read_back_only_for_the_same_data(weights, tmp_path, caplog)
         other = prepared(weights, pool_cache=cache, source=replace(first.config.source, clips=3))
     assert len(other.pool) == 3
     assert "encoding anew" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        prepared(weights, pool_cache=cache, source=replace(first.config.source, clips=3), encoder_precision="bfloat16")
+    assert "encoding anew" in caplog.text
+    Path(cache).write_bytes(b"no tensors")
+    assert len(prepared(weights, pool_cache=cache).pool) == 6
+
+
+def test_a_cache_of_the_other_kind_is_refused_before_the_work(weights, tmp_path):
+    with pytest.raises(ValueError, match="is a folder, pool='device' needs the other"):
+        prepared(weights, pool_cache=str(tmp_path))
+    (tmp_path / "pool.safetensors").touch()
+    with pytest.raises(ValueError, match="is a file, pool='host' needs the other"):
+        prepared(weights, pool="host", pool_cache=str(tmp_path / "pool.safetensors"))
+
+
+def test_what_does_not_change_clips_does_not_change_what_they_are_compared_by():
+    plain, threaded = HuMoSetSource(folder="x"), HuMoSetSource(folder="x", workers=7, index="known.json")
+    assert contents(plain) == contents(threaded) != contents(HuMoSetSource(folder="x", references=2))
+
+
+def test_silent_clips_are_nothing_to_learn_sync_from(weights):
+    with pytest.raises(ValueError, match="none of the clips has sound"):
+        prepared(weights, pool_cache=None, source=NoiseSource(clips=1))
 
 
 def test_workers_encode_the_same_pool(weights):
@@ -275,3 +301,11 @@ def test_samples_show_held_out_clips(weights):
     assert sorted(videos) == ["TIA-0", "TIA-1"]
     assert videos["TIA-0"].shape == (9, 3, 32, 64)
     assert videos["TIA-0"].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("dit", [FRAMES, CHANNELS], ids=["frames", "channels"])
+@pytest.mark.parametrize("stage", ["base", "subject", "sync"])
+def test_samples_of_any_number_of_slots(weights, stage, dit):
+    task = prepared(weights, dit=dit, stage=stage, slots=3, previews=1, preview_steps=1)
+    (video,) = task.samples(task.build(CPU), 0).values()
+    assert video.shape == (9, 3, 32, 64)

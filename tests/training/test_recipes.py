@@ -95,17 +95,41 @@ def test_settings_change_by_dotted_name():
     ("key", "value", "message"),
     [
         ("trainer.stpes", "1", "choose one of .*steps"),
-        ("trainer.steps", "many", "give a int"),
+        ("trainer.steps", "many", "give a value of the type int"),
         ("trainer", "1", "is a group"),
         ("trainer.steps.x", "1", "has no parts"),
         ("trainer.compile", "yes", "choose one of no, model, blocks"),
         ("task.num_frames", "96", "use 4n \\+ 1"),
         ("trainer.steps", "0", "at least 1"),
+        ("trainer.steps", "none", "give a value of the type int"),
+        ("trainer.sample_every", "0", "sample_every is 0: use at least 1"),
+        ("trainer.max_seconds", "10m", "give a value of the type float or none"),
+        ("trainer.max_seconds", "1e999", "max_seconds is inf: use a positive number"),
+        ("trainer.optimiser.lr", "-1", "lr is -1.0: use a positive number"),
+        ("trainer.optimiser.betas", "(0.9,)", r"give a value of the type tuple\[float, float\]"),
+        ("trainer.ema.warmup", "0", "ema.warmup is 0: use at least 1"),
+        ("trainer.ema.decay", "2", "ema.decay is 2.0: use a number between 0 and 1"),
+        ("task.train_frames", "abc", "give a value of the type int or none"),
+        ("task.num_frames", "-3", "num_frames is -3: use at least 1"),
+        ("task.slots", "0", "slots is 0: use at least 1"),
+        ("task.batch_size", "0", "batch_size is 0: use at least 1"),
+        ("task.encode.clips_per_batch", "0", "clips_per_batch is 0: use at least 1"),
+        ("task.timestep_shift", "0", "timestep_shift is 0.0: use a positive number"),
+        ("task.anonymous", "7", "anonymous is 7.0: a share lies between 0 and 1"),
     ],
 )
 def test_wrong_settings_name_the_rule(key, value, message):
     with pytest.raises(ValueError, match=message):
-        override(recipe("nano-base"), key, value)
+        override(recipe("nano-base"), {key: value})
+
+
+def test_settings_are_judged_together():
+    options = ["nano-base", "--set", "trainer.parallel.strategy=fsdp", "--set", "trainer.optimiser.name=adamw"]
+    chosen = configured(parser().parse_args([*options, "--set", "task.pool_cache=none"]))
+    assert (chosen.trainer.parallel.strategy, chosen.trainer.optimiser.name) == ("fsdp", "adamw")
+    assert chosen.task.pool_cache is None
+    with pytest.raises(ValueError, match="muon works on whole matrices"):
+        configured(parser().parse_args(options[:3]))
 
 
 def test_command_line_reports_in_one_line(capsys, tmp_path):

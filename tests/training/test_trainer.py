@@ -11,9 +11,10 @@ import torch
 
 from tests.training.toy import ToyConfig, ToyTask, toy_settings
 from training import optimise
+from training.clock import Clock
 from training.config import EMAConfig, OptimiserConfig
 from training.errors import RunError
-from training.parallel import join
+from training.parallel import World, join
 from training.task import Moment
 from training.trainer import Trainer
 
@@ -99,6 +100,18 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_checkpoint(tmp_path):
     assert (tmp_path / "latest").read_text().strip() == "step-00000004"
 
 
+def test_a_gradient_that_is_no_number_ends_the_run_too(tmp_path):
+    class Diverging(ToyTask):
+        def loss(self, model, batch, moment):
+            loss, scalars = super().loss(model, batch, moment)
+            spoiled = (model.head.weight - model.head.weight.detach()).abs().sum().sqrt()  # 0, of infinite slope
+            return (loss + spoiled if moment.step == 3 else loss), scalars
+
+    with pytest.raises(RunError, match="gradient was not finite at step 3"):
+        run(tmp_path, task=Diverging(), log_every=100, checkpoint_every=2)
+    assert (tmp_path / "latest").read_text().strip() == "step-00000002"
+
+
 def test_time_budget_ends_the_run(tmp_path):
     trainer = run(tmp_path, steps=10**6, max_seconds=0.2, log_every=5, checkpoint_every=10**6)
     assert trainer.progress == 1.0
@@ -113,10 +126,51 @@ def test_a_stop_signal_leaves_a_checkpoint(tmp_path):
                 os.kill(os.getpid(), signal.SIGINT)
             return super().batch(moment)
 
-    trainer = run(tmp_path, task=Interrupting(), steps=1000, checkpoint_every=1000)
+    trainer = run(tmp_path, task=Interrupting(), steps=1000, checkpoint_every=1000, log_every=1000)
     assert trainer.step == 4
+    assert trainer.stopped
     assert (tmp_path / "latest").read_text().strip() == "step-00000004"
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_signal_in_the_last_step_comes_too_late_to_stop_anything(tmp_path):
+    class Interrupting(ToyTask):
+        def batch(self, moment: Moment):
+            if moment.step == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(moment)
+
+    assert not run(tmp_path, task=Interrupting()).stopped
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_several_processes_agree_every_few_seconds(monkeypatch):
+    """Steps of a second, of which the first takes ten: signs of a stop are seen by all in at most five."""
+    now, agreements = [0.0], []
+    world = World(rank=0, size=2, device=torch.device("cpu"))
+
+    def reduce(values, op):
+        agreements.append(step)
+        return values
+
+    monkeypatch.setattr(World, "reduce", lambda self, values, op: reduce(values, op))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    step, clock = 0, Clock(None, world)
+    clock.start(0.0, 0)
+    for step in range(1, 31):
+        now[0] += 10.0 if step == 1 else 1.0
+        clock.agree(step)
+    assert agreements == [0, 1, 2, 4, 8, 13, 18, 23, 28]
+
+
+def test_a_checkpoint_is_written_before_samples_that_may_fail(tmp_path):
+    class Failing(ToyTask):
+        def samples(self, model, step):
+            raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        run(tmp_path, task=Failing(), sample_every=4)
+    assert (tmp_path / "latest").read_text().strip() == "step-00000004"
 
 
 def test_samples_come_from_the_averaged_weights(tmp_path):

@@ -23,7 +23,7 @@ from humo_rt.model.dit import HumoDiT
 from humo_rt.weights.names import dit_name
 from humo_rt.weights.save import save_published
 from training import losses
-from training.clips import ClipSource, Keyed
+from training.clips import ClipSource, Keyed, contents
 from training.task import Moment
 from training.tasks.choice import ConditionDrop, choose
 from training.tasks.dit_config import DiTTaskConfig
@@ -53,10 +53,16 @@ class DiTTask:
     def prepare(self, device: torch.device, rank: int, world_size: int) -> None:
         """Encode the pool (or read it back) and the held-out clips that are sampled for the log."""
         config = self.config
+        cache = Path(config.pool_cache) if config.pool_cache else None
+        if cache and cache.exists() and cache.is_dir() != (config.pool == "host"):
+            kind = "a folder" if cache.is_dir() else "a file"
+            raise ValueError(f"pool_cache {str(cache)!r} is {kind}, pool={config.pool!r} needs the other: name another")
         dtype = getattr(torch, config.encoder_precision)
         frozen = load_frozen(config.model, Path(config.weights), device, dtype)
         self.pool = self._pool(frozen, device, rank, world_size)
         heard = self.pool.heard_N.cpu()
+        if config.stage == "sync" and not heard.any():
+            raise ValueError("none of the clips has sound, so there is nothing for stage 'sync' to learn: add clips")
         self._heard = None if heard.all() else heard.nonzero()[:, 0]
         if config.previews:
             self.preview = make_preview(config, frozen, device)
@@ -175,7 +181,10 @@ class DiTTask:
         """The encoded clips: read back where ``pool_cache`` holds them, encoded otherwise."""
         config = self.config
         encode_config = replace(config.encode, workers=1)  # how many work on it does not change a pool
-        settings = f"{config.source!r} {config.size!r} {encode_config!r} {frozen.identity}"
+        settings = (
+            f"{contents(config.source)} {config.size!r} {encode_config!r} {config.encoder_precision} "
+            f"{config.model.dit.text_len} {frozen.identity}"
+        )
 
         def identity(source: ClipSource) -> str:
             keys = source.keys(range(len(source))) if isinstance(source, Keyed) else ()

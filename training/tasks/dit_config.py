@@ -10,6 +10,7 @@ from typing import Literal
 
 from humo_rt.config import TEMPORAL_STRIDE, ModelConfig
 from humo_rt.weights.save import PublishedLayout
+from training.config import require_at_least
 from training.curriculum import Curriculum
 from training.tasks.choice import ConditionDrop
 from training.tasks.encode_pool import EncodeConfig
@@ -66,13 +67,19 @@ class DiTTaskConfig:
     init_seed: int = 0
 
     def __post_init__(self) -> None:
+        names = ("num_frames", "train_frames", "slots", "batch_size", "clips_per_file", "preview_steps")
+        require_at_least(1, **{name: getattr(self, name) for name in names})
+        require_at_least(0, previews=self.previews, mask_weight=self.mask_weight, mouth_emphasis=self.mouth_emphasis)
+        if not self.timestep_shift > 0:
+            raise ValueError(f"timestep_shift is {self.timestep_shift}: use a positive number")
+        if not 0 <= self.anonymous <= 1:
+            raise ValueError(f"anonymous is {self.anonymous}: a share lies between 0 and 1")
         for name in ("num_frames", "train_frames"):
             frames = getattr(self, name)
             if frames is not None and frames % TEMPORAL_STRIDE != 1:
                 raise ValueError(f"{name} is {frames}: use 4n + 1")
         if self.train_frames is not None and self.train_frames > self.num_frames:
             raise ValueError(f"train_frames {self.train_frames} exceeds num_frames {self.num_frames}: encode more")
-
         if self.pool == "host" and not self.pool_cache:
             raise ValueError("pool='host' keeps encoded clips in files: name their folder in pool_cache")
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from humo_rt.conditions.face import mask_to_latent_grid
 from humo_rt.config import SPATIAL_STRIDE, TEMPORAL_STRIDE
 from training.clips import Clips, ClipSource, to_unit_range
+from training.config import require_at_least
 from training.tasks.frozen import Frozen
 from training.tasks.pool import LatentPool
 
@@ -39,6 +40,9 @@ class EncodeConfig:
     clips_per_batch: int = 32
     workers: int = 1
     precision: Literal["float16", "bfloat16", "float32"] = "float16"
+
+    def __post_init__(self) -> None:
+        require_at_least(1, clips_per_batch=self.clips_per_batch, workers=self.workers)
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,17 @@ class LatentPool:
         """The pool stored at ``path``, or None when there is none or it was made from something else."""
         if not path.is_file():
             return None
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(path, framework="pt") as file:
-            if (file.metadata() or {}).get("identity") != identity:
-                logger.info("%s was made with other data or weights: encoding anew", path)
-                return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                same = (file.metadata() or {}).get("identity") == identity
+        except SafetensorError as error:
+            logger.warning("%s cannot be read (%s): encoding anew", path, error)
+            return None
+        if not same:
+            logger.info("%s was made with other data or weights: encoding anew", path)
+            return None
         return cls.read(path, device)
 
     @classmethod

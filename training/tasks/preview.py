@@ -49,13 +49,14 @@ class Preview:
         mode = _MODES[config.stage]
         device = self.pool.device
         true = self.pool.latents_NCTHW[:, :, : config.latent_frames].float()
-        shape = (*true.shape[:2], true.shape[2] + config.slots, *true.shape[3:])
+        conditions = self._conditions(mode, config)
+        shape = (*true.shape[:2], true.shape[2] + conditions.num_slots, *true.shape[3:])
         noise = torch.randn(shape, generator=torch.Generator(device).manual_seed(derive_seed("preview")), device=device)
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
         with torch.compiler.set_stance("force_eager"), autocast:
             made = denoise(
                 model,
-                self._conditions(mode, config),
+                conditions,
                 noise,
                 guidance=guidance_table(config.model, mode),
                 scheduler=make_scheduler(config.preview_steps, config.model.flow_shift, device=device),
@@ -66,7 +67,8 @@ class Preview:
     def _conditions(self, mode: str, config: DiTTaskConfig) -> Conditions:
         pool, slots = self.pool, config.slots
         audio = window_audio(pool.audio_NFBA.float(), config.latent_frames) if "A" in mode else None
-        references = pool.references_NCRHW[:, :, :slots].float() if "I" in mode else None
+        repeated = torch.arange(slots, device=pool.device) % pool.references_NCRHW.shape[2]
+        references = pool.references_NCRHW[:, :, repeated].float() if "I" in mode else None
         return Conditions(
             text_embeds=list(pool.text_ULE[pool.named_NV[:, 0]].float()),
             negative_embeds=pool.text_ULE[0].float(),

@@ -6,15 +6,16 @@ Knows how each data set describes a clip and turns it into ``training.clips.Clip
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from training.clips import Clips, ClipSource
+from training.clips import ASIDE, Clips, ClipSource
 
 if TYPE_CHECKING:
     from training.data.procedural import ProceduralClips, SpeechBank
@@ -55,7 +56,7 @@ class ProceduralSource:
     natural_share: float = 0.0
     captions: int = 3
     augment_audio: bool = True
-    speech_cache: str | None = None
+    speech_cache: str | None = field(default=None, metadata=ASIDE)
     seed: int = 0
 
     def open(self, split: Split, count: int | None, size: ClipSize, device: torch.device) -> ClipSource:
@@ -89,7 +90,7 @@ class ProceduralSource:
         logger.info("%d utterances spoken for %s", len(bank), split)
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".part-{path.name}")
+            partial = path.with_name(f".part-{os.getpid()}-{path.name}")  # every process of a run may speak them
             bank.save(partial)
             partial.replace(path)
         return bank

@@ -127,6 +127,19 @@ class TestFaces:
 
 
 class TestBadSamples:
+    def test_masks_that_cannot_be_read(self, tmp_path):
+        whole = tmp_path / "whole.npz"
+        np.savez(whole, mask=np.ones((4, 8, 8), bool))
+        (tmp_path / "cut.npz").write_bytes(whole.read_bytes()[:-40])
+        (tmp_path / "bad.npz").write_bytes(whole.read_bytes()[:60] + b"x" * 40 + whole.read_bytes()[100:])
+        np.save(tmp_path / "array.npy", np.ones((4, 8, 8), bool))
+        (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+        np.savez(tmp_path / "empty.npz", mask=np.ones((4, 0, 0), bool))
+        assert read_masks(whole, [0, 3], 8, 8).shape == (2, 8, 8)
+        for name in ("cut", "bad", "array", "empty"):
+            with pytest.raises(BadSample, match="unreadable face mask"):
+                read_masks(tmp_path / f"{name}.npz", [0, 3], 8, 8)
+
     def test_each_is_reported_with_its_reason_and_skipped(self, folder, caplog):
         good = folder.add("good", clock_frames(AT_25), AT_25, mask=(16, 16, 40, 40))
         folder.add("short", clock_frames(AT_25[:15]), AT_25[:15], mask=(16, 16, 40, 40))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from humo_rt.conditions.face_detector import require_detector
-from training.clips import Clips
+from training.clips import ASIDE, Clips
 from training.data.humoset.index import Index, Verdict, inspect
 from training.data.humoset.recording import FaceMode, Form, Recording, record
 from training.data.humoset.sample import BadSample, Sample
@@ -53,10 +53,10 @@ class HuMoSetSource:
     folder: str
     columns: Columns = field(default_factory=Columns)
     faces: FaceMode = "auto"
-    index: str | None = None
+    index: str | None = field(default=None, metadata=ASIDE)
     references: int = 1
     heldout: float = 0.02
-    workers: int | None = None
+    workers: int | None = field(default=None, metadata=ASIDE)
 
     def open(self, split: Split, count: int | None, size: ClipSize, device: torch.device) -> HuMoSet:
         """The clips of one split, at most ``count`` of them; see ``HuMoSet`` for errors."""

@@ -5,6 +5,8 @@ Shape suffixes: F frames, H W pixels, h w cells of a coarse mask.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,9 @@ def read_masks(path: Path, source_F: list[int], height: int, width: int) -> np.n
         with np.load(path) as file:
             field = next((name for name in ("mask", "boxes") if name in file), None)
             values = None if field is None else file[field]
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise BadSample("unreadable face mask", str(error)) from error
-    if values is None or values.ndim < 3 or (field == "boxes" and values.shape[-1] != 4):
+    if values is None or values.ndim < 3 or 0 in values.shape or (field == "boxes" and values.shape[-1] != 4):
         raise BadSample("unreadable face mask", f"{path.name} holds neither 'mask' nor 'boxes' of the known shapes")
     if source_F[-1] >= len(values):
         raise BadSample("unreadable face mask", f"it ends after {len(values)} of {source_F[-1] + 1} frames")
