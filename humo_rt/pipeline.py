@@ -259,8 +259,9 @@ class Pipeline:
         """Blocks of frames; each is also encoded into the output, if there is one, while the next is decoded."""
         with ExitStack() as stack:
             writer = stack.enter_context(self._open_writer(request, sounds)) if request.output else None
-            conditions = self.encoder.encode(request, sounds, clock)
-            with clock.stage("denoise"):
+            with self._as_loaded():
+                conditions = self.encoder.encode(request, sounds, clock)
+            with clock.stage("denoise"), self._as_loaded():
                 latents = self._denoise(request, conditions, tracer)
             for block_FHWC in self._decode(latents, clock):
                 if writer is not None:
@@ -292,6 +293,10 @@ class Pipeline:
         _require_finite(latents, "denoised latents")
         return latents
 
+    def _as_loaded(self) -> torch.autocast:
+        """In the precision that was asked for, wherever the caller's own autocast reaches."""
+        return torch.autocast(self.device.type, enabled=False)
+
     def _noise(self, request: GenerationRequest, slots: int) -> Tensor:
         """Float32 noise over all latent frames, the reference slots included, from the request's generator or seed.
 
@@ -306,7 +311,7 @@ class Pipeline:
         """Blocks (f, H, W, 3) uint8, rounded to the nearest level; RuntimeError if a block is not finite."""
         blocks = self.vae.decode_chunks(latents)
         while True:
-            with clock.stage("decode"):
+            with clock.stage("decode"), self._as_loaded():
                 block = next(blocks, None)
                 if block is None:
                     return

@@ -361,3 +361,14 @@ def test_what_cannot_work_is_refused_before_a_model_is_loaded(monkeypatch) -> No
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"dtype 'float32' is not a torch\.dtype"):
         Pipeline.from_pretrained("nano", dtype="float32", device="cpu")
+
+
+def test_the_callers_autocast_changes_nothing(conditions: dict) -> None:
+    pipeline = tiny_pipeline("frames")
+    pipeline.clear_caches()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = pipeline.generate(PROMPT, num_frames=5, seed=0, num_inference_steps=2, **conditions)
+        assert torch.is_autocast_enabled("cpu")
+    pipeline.clear_caches()
+    expected = pipeline.generate(PROMPT, num_frames=5, seed=0, num_inference_steps=2, **conditions)
+    assert np.array_equal(result.frames, expected.frames)
