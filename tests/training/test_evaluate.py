@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from humo_rt.config import NANO
 from training import evaluate
 from training.judges.config import JudgesConfig
 from training.judges.tasks import JudgesTask
@@ -49,6 +50,21 @@ def test_earlier_scores_are_compared(tmp_path: Path, capsys) -> None:
 def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path, capsys) -> None:
     assert evaluate.main(["--device", "cpu", "--json", str(tmp_path / "absent" / "scores.json")]) == 2
     assert "create it first" in capsys.readouterr().err.replace("\n", " ")
+    assert evaluate.main(["--device", "cpu", "--sheet", str(tmp_path)]) == 2
+    assert "is a folder: name a file in it" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frames", "34"], "--frames 34 is not 4n+1: use 33 or 37"),
+        (["--batch", "0"], "--batch 0 is below 1"),
+        (["--steps", "-1"], "--steps -1 is below 1"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_before_the_work(arguments, message, capsys) -> None:
+    assert evaluate.main(["--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.slow
@@ -61,7 +77,8 @@ def test_a_whole_evaluation_with_random_weights(tmp_path: Path, capsys) -> None:
     assert evaluate.main(arguments) == 0
     result = json.loads(scores.read_text())
     assert set(result) == {"settings", "rows", "mask_iou", "real_speech", "targets", "seconds"}
-    assert result["settings"]["scales"] == {"text": 2.0, "audio": 3.0, "image": 2.0}
+    used = {"text": NANO.guidance_scale, "audio": NANO.audio_guidance_scale, "image": NANO.image_guidance_scale}
+    assert result["settings"]["scales"] == used
     assert set(result["rows"]["TIA"]) == {"mouth", "sync", "identity", "text", "closed", "mean_opening"}
     assert all(target["met"] is not None for target in result["targets"])
     assert sheet.is_file()
