@@ -57,7 +57,8 @@ class GenerateOptions(GuidanceOptions, total=False):
     sampler: "unipc" (the default) or "euler".
     branch_batch_size: guidance branches computed at once; all of them when left out. Fewer need less memory.
     callback_on_step_end: called as (pipeline, step, timestep, {"latents": tensor}) after every step; latents of the
-        same shape in the dict it returns, if any, replace the current ones, in float32.
+        same shape in the dict it returns, if any, replace the current ones, in float32; "unipc" corrects them in the
+        next step like those it makes itself.
     output: the MP4 to write. progress: True for a bar, or a function called as (steps done, steps in all).
     trace: True to measure stages, steps and memory, see ``runtime.trace``; the host then waits for each stage.
     """

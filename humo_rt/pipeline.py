@@ -386,7 +386,8 @@ def generate(
     key = (preset, weights, device, dtype)
     if key not in _loaded:
         # Refused here rather than after the minutes that loading may take.
-        GenerationRequest(prompt=prompt, **options).validated(configuration(preset, weights))
+        request = GenerationRequest(prompt=prompt, **options).validated(configuration(preset, weights))
+        options |= {"num_frames": request.num_frames}  # whose warning is not to come twice
         # The old model goes before the new one comes: there may not be room for both.
         _loaded.clear()
         _loaded[key] = Pipeline.from_pretrained(preset, weights=weights, device=device, dtype=dtype)

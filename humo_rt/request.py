@@ -115,7 +115,7 @@ class GenerationRequest:
             raise ValueError(f"negative_prompt {self.negative_prompt!r} is not a text: give one, or '' for none")
         if self.callback_on_step_end is not None and not callable(self.callback_on_step_end):
             raise ValueError(f"callback_on_step_end {self.callback_on_step_end!r} is not a function: give one")
-        if not (isinstance(self.progress, bool) or callable(self.progress)):
+        if not (isinstance(self.progress, bool | None) or callable(self.progress)):
             raise ValueError(f"progress {self.progress!r} is neither True nor False nor a function: give one of them")
         image_sizes = [read_image(image).size for image in self.images]
         sounds = [read_sound(audio) for audio in self.audios]

@@ -57,7 +57,7 @@ def as_float(name: str, value: Any, *, like: float = 1.0) -> float:
     """Any number, also one of NumPy or torch, as Python's own."""
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"{name} {value!r} is not a number: use one like {like:g}") from None
 
 

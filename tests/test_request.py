@@ -160,6 +160,8 @@ def test_long_audio_makes_a_long_video_with_one_warning(caplog):
         ({"progress": "yes"}, "progress 'yes' is neither True nor False nor a function"),
         ({"guidance": [{"weights": {"T": "much"}}]}, "the weight of branch 'T' 'much' is not a number"),
         ({"guidance_reuse": {0: 2}}, "branch 0 is no name: write one like 'TIA'"),
+        ({"guidance_reuse": {("T", 1): 2}}, r"branch \('T', 1\) is no name"),
+        ({"guidance_scale": 10**400}, "guidance_scale 1000.* is not a number"),
         ({"output": "out.gif"}, r"suffix '\.gif'"),
         ({"output": "nowhere/out.mp4"}, "folder 'nowhere' does not exist"),
     ],
@@ -245,6 +247,10 @@ def test_numbers_of_other_libraries_become_pythons_own():
     for filled in (scaled.validated(HUMO_17B), request(guidance=rows).validated(NANO)):
         assert json.loads(json.dumps(filled.settings())) == filled.settings()
     assert scaled.validated(HUMO_17B).audio_guidance_scale == 4.0
+
+
+def test_no_progress_may_be_none_too():
+    assert not request(progress=None).validated(NANO).progress
 
 
 def test_samples_in_a_list_are_described():

@@ -63,10 +63,10 @@ class RunState:
             kept = [key for key in _ADAM_STATE if f"optimiser.{name}.{key}" in stored_names]
             if kept:
                 needed = _ADAM_STATE[:1] if parameter in orthogonal else _ADAM_STATE  # Muon keeps the first only
-                if missing := [key for key in needed if key not in kept]:
+                if kept != [*needed]:
                     raise ValueError(
-                        f"the checkpoint has no {missing[0]} of {name}: it is another optimiser's; resume with that "
-                        "optimiser.name"
+                        f"the checkpoint has {' and '.join(kept)} of {name}, this optimiser {' and '.join(needed)}: "
+                        "resume with the optimiser.name, muon or adamw, that it was written with"
                     )
                 count = torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu")
                 self.optimiser.state[parameter] = {
@@ -85,7 +85,7 @@ def save(root: Path, run: RunState, world: World, *, state: dict[str, Any], keep
     world.barrier()
     with _alone_is_fine():
         dcp.save(run.tensors(), checkpoint_id=partial / "tensors", no_dist=world.size == 1)
-    torch.save(_random_state(world.device), partial / f"random-{world.rank}.pt")
+    torch.save(random_state(world.device), partial / f"random-{world.rank}.pt")
     weights = averaged_weights(run, world)
     if world.is_main:
         from safetensors.torch import save_file
@@ -124,40 +124,59 @@ def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
     ``ValueError`` when the stored run has other tensors than this one, or cannot be read.
     """
     reader = dcp.FileSystemReader(folder / "tensors")
-    with _explained(folder):
+    with _explained(folder, OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError, CheckpointException):
         state = json.loads((folder / "state.json").read_text())
-        stored = set(reader.read_metadata().state_dict_metadata)
-    run.allocate_optimiser(stored)
+        if not isinstance(state, dict) or not {"step", "seconds"} <= set(state):
+            raise ValueError("state.json lacks the step or the seconds")
+        stored = reader.read_metadata().state_dict_metadata
+        random_file = folder / f"random-{world.rank}.pt"
+        random_state = torch.load(random_file, weights_only=True) if random_file.is_file() else None
+    run.allocate_optimiser(set(stored))
     tensors = run.tensors()
-    if difference := sorted(stored.symmetric_difference(tensors)):
+    same = {name for name in stored.keys() & tensors if stored[name].size == tensors[name].shape}
+    if difference := sorted((stored.keys() | tensors.keys()) - same):
         shown = ", ".join(difference[:8])
         raise ValueError(
             f"{folder} holds another run: {len(difference)} tensors differ ({shown}); resume with its recipe"
         )
-    with _explained(folder), _alone_is_fine():
+    # Not RuntimeError, which may be another process's.
+    with _explained(folder, OSError, EOFError, CheckpointException), _alone_is_fine():
         dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
-        random_file = folder / f"random-{world.rank}.pt"
-        if random_file.is_file():
-            _set_random_state(torch.load(random_file, weights_only=True), world.device)
+    if random_state is not None:
+        set_random_state(random_state, world.device)
     return state
 
 
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Of all global generators, as ``set_random_state`` takes it."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on as when ``random_state`` was asked."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def _explained(folder: Path, *raised: type[BaseException]) -> Iterator[None]:
     """What a damaged file raises as one ``ValueError``; one of torch's is not even an ``Exception``."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except (
-        CheckpointException,
-        OSError,
-        EOFError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        json.JSONDecodeError,
-    ) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    except raised as error:
+        cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
+        reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
         raise ValueError(
             f"{folder} cannot be read ({reason}): write the name of another step into {folder.parent / 'latest'}"
         ) from error
@@ -209,23 +228,3 @@ def _point_latest(root: Path, name: str) -> None:
 
 def _complete(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("step-*") if (path / "state.json").is_file())
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))

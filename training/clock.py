@@ -53,6 +53,8 @@ class Clock:
         """
         if step < self._next_step:
             return
+        if self._world.size > 1 and self._world.device.type == "cuda":
+            torch.cuda.synchronize(self._world.device)  # agreeing waits anyway, and launches alone take no time
         now = time.monotonic()
         pace = (now - self._agreed_at) / max(1, step - self._agreed_step)
         own = [self.seconds() / self.limit if self.limit else 0.0, float(self._stop_wanted), pace]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -35,7 +36,9 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         if not 0 < self.lr < math.inf:
             raise ValueError(f"optimiser.lr is {self.lr}: use a positive number")
-        require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+        require_at_least(0, **{f"optimiser.{name}": getattr(self, name) for name in ("warmup_steps", "weight_decay")})
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"optimiser.clip_norm is {self.clip_norm}: use a positive number, or none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +113,11 @@ class Recipe:
     starts_from: str | None = None
 
 
-def override(config: Any, assignments: Mapping[str, str]) -> Any:
+def override(config: Any, assignments: Mapping[str, str], group: str = "") -> Any:
     """``config`` with the fields at the dotted keys replaced by texts, read as the types that the fields declare.
 
     All at once: what may not be combined is judged by the outcome. ``ValueError`` names the fields when a key does not
-    exist, and the type when a text does not fit.
+    exist, and the type when a text does not fit. ``group`` goes before the keys in errors.
     """
     names, kinds = [f.name for f in fields(config)], get_type_hints(type(config))
     parts: dict[str, dict[str, str]] = {}
@@ -122,18 +125,18 @@ def override(config: Any, assignments: Mapping[str, str]) -> Any:
     for key, text in assignments.items():
         head, _, rest = key.partition(".")
         if head not in names:
-            raise ValueError(f"no setting {head!r} in {type(config).__name__}: choose one of {', '.join(names)}")
+            raise ValueError(f"no setting {group}{head} in {type(config).__name__}: choose one of {', '.join(names)}")
         value = getattr(config, head)
         if rest and not is_dataclass(value):
-            raise ValueError(f"setting {head!r} has no parts: write {head}=VALUE instead of {key}=VALUE")
+            raise ValueError(f"setting {group}{head} has no parts: write {group}{head}=VALUE")
         if rest:
             parts.setdefault(head, {})[rest] = text
         elif is_dataclass(value):
             inner = ", ".join(f.name for f in fields(value))
-            raise ValueError(f"setting {head!r} is a group: set one of {inner} in it")
+            raise ValueError(f"setting {group}{head} is a group: set one of {inner} in it")
         else:
-            changed[head] = _read(key, text, kinds[head])
-    changed |= {head: override(getattr(config, head), given) for head, given in parts.items()}
+            changed[head] = _read(group + key, text, kinds[head])
+    changed |= {head: override(getattr(config, head), given, f"{group}{head}.") for head, given in parts.items()}
     return replace(config, **changed)
 
 
@@ -149,28 +152,29 @@ def _read(key: str, text: str, kind: Any) -> Any:
     if str in allowed:
         return text
     try:
-        value = ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text))
-    except (ValueError, SyntaxError):
-        value = None
-    if float in allowed and type(value) is int:
-        value = float(value)
-    if value is None or not any(_is(value, one) for one in allowed):
-        wanted = " or ".join(
-            "none" if one is NoneType else one.__name__ if type(one) is type else str(one) for one in allowed
-        )
-        raise ValueError(f"{key}={text!r} does not fit: give a value of the type {wanted}")
-    return value
+        return _fitted(ast.literal_eval({"true": "True", "false": "False"}.get(text.lower(), text)), kind)
+    except (ValueError, SyntaxError, TypeError):
+        names = {one: one.__name__ if type(one) is type else str(one) for one in allowed} | {NoneType: "none"}
+        wanted = " or ".join(names[one] for one in allowed)
+        raise ValueError(f"{key}={text!r} does not fit: give a value of the type {wanted}") from None
 
 
-def _is(value: Any, kind: Any) -> bool:
-    items = get_args(kind)
-    if get_origin(kind) is not tuple:
-        return type(value) is kind
-    if type(value) is not tuple:
-        return False
-    if items[-1] is Ellipsis:
-        return all(_is(item, items[0]) for item in value)
-    return len(value) == len(items) and all(_is(item, one) for item, one in zip(value, items, strict=True))
+def _fitted(value: Any, kind: Any) -> Any:
+    """``value`` as the annotation ``kind`` has it, a whole number as a float where one is meant; else ``TypeError``."""
+    if get_origin(kind) in (Union, UnionType):
+        for one in get_args(kind):
+            with suppress(TypeError):
+                return _fitted(value, one)
+    elif get_origin(kind) is tuple and type(value) is tuple:
+        items = get_args(kind)
+        items = items[:1] * len(value) if items[-1] is Ellipsis else items
+        if len(items) == len(value):
+            return tuple(_fitted(item, one) for item, one in zip(value, items, strict=True))
+    elif kind is float and type(value) is int:
+        return float(value)
+    elif type(value) is kind or (get_origin(kind) is Literal and value in get_args(kind)):
+        return value
+    raise TypeError(f"{value!r} is no {kind}")
 
 
 def require_at_least(low: float, **numbers: float | None) -> None:

@@ -1,7 +1,8 @@
 """The training loop, for any task: gradients, averages, checkpoints, logs.
 
-Knows no model, no data and no loss: a ``Task`` brings them. The host never waits for the device except at log steps,
-where it reads what it has to report; a loss that is not a number is noticed there too, before any checkpoint.
+Knows no model, no data and no loss: a ``Task`` brings them. The host waits for the device at log steps, where it
+reads what it has to report, and with several processes every few seconds, when they agree. A loss or a gradient that is
+not a number is noticed at log steps too, and before any checkpoint.
 
 A run that ends by steps resumes to the bit: batch and noise are pure functions of the moment, and the rest is in the
 checkpoint. A run that ends by ``max_seconds`` depends on the clock (learning rate and curriculum follow the larger of
@@ -217,8 +218,10 @@ class Trainer:
         if not isinstance(self.task, Sampling):
             return
         self.model.eval()
+        state = checkpoint.random_state(self.world.device)  # a run that resumes here shows no samples
         with self.ema.applied(), torch.no_grad():
             videos = self.task.samples(self.model, self.step)
+        checkpoint.set_random_state(state, self.world.device)
         self.model.train()
         if logbook is not None and videos:
             logbook.videos(self.step, videos)

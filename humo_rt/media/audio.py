@@ -147,7 +147,7 @@ def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
 
     try:
         # A relative name with a colon would be taken for a protocol, and old tags are not always UTF-8.
-        with av.open(str(Path(path).resolve()), metadata_errors="replace") as container:
+        with av.open(str(Path(path).absolute()), metadata_errors="replace") as container:
             if not container.streams.audio:
                 raise ValueError(f"{str(path)!r} has no sound track: give a file with sound or leave the audio out")
             stream = container.streams.audio[0]
@@ -159,7 +159,7 @@ def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
             for frame in container.decode(stream):
                 blocks += [block.to_ndarray() for block in resampler.resample(frame)]
                 time = end if frame.time is None else frame.time
-                begin, end = time if begin is None else begin, time + frame.samples / rate
+                begin, end = time if begin is None else begin, time + frame.samples / frame.sample_rate
             blocks += [block.to_ndarray() for block in resampler.resample(None)] if blocks else []
             lost = _stated_end(container, stream, begin or 0.0) - end
     except (FFmpegError, OSError) as error:

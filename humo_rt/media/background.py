@@ -80,14 +80,15 @@ class BackgroundWriter:
             except Empty:
                 continue
             if block_FHWC is None:
-                return
+                break
             if self._given_up or self._error is not None:
                 continue
             try:
                 self._writer.write(block_FHWC)
             except BaseException as error:  # noqa: BLE001  handed on to the thread that writes
                 self._error = error
-        self._discard(GeneratorExit())
+        if self._abandoned:
+            self._discard(GeneratorExit())
 
     def _stop(self) -> None:
         """Wait until the thread is done; it skips what waits."""

@@ -61,7 +61,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         raise ValueError(f"video file {str(path)!r} does not exist: check the path")
     try:
         # A relative name with a colon would be taken for a protocol, and old tags are not always UTF-8.
-        with av.open(str(Path(path).resolve()), metadata_errors="replace") as container:
+        with av.open(str(Path(path).absolute()), metadata_errors="replace") as container:
             yield container
     except FFmpegError as error:
         raise ValueError(f"video {str(path)!r} cannot be decoded ({error.strerror}): give another file") from error

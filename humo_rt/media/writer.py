@@ -40,20 +40,31 @@ AREA_EXACT = 0x20 | 0x40000
 def check_output_path(path: str | os.PathLike[str]) -> Path:
     """The path of a video to write; ``ValueError`` for an unknown suffix or a folder that cannot take it."""
     path = Path(path)
-    folder = path.parent
     if "\0" in str(path) or len(os.fsencode(path.name)) > LONGEST_NAME:
         raise ValueError(
             f"output {str(path)!r} is no file name: use one of at most {LONGEST_NAME} bytes, none of them 0"
         )
     if path.suffix.lower() != SUFFIX:
         raise ValueError(f"output {str(path)!r} has suffix {path.suffix!r}: use {SUFFIX}")
+    target = _target(path)
+    folder = target.parent if path.is_symlink() else path.parent
     if path.is_dir():
         raise ValueError(f"output {str(path)!r} is a folder: name a file in it")
+    if target.exists() and not target.is_file():
+        raise ValueError(f"output {str(path)!r} is no file that a video could replace: choose another name")
     if not folder.is_dir():
         raise ValueError(f"output folder {str(folder)!r} does not exist: create it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"output folder {str(folder)!r} is not writable: choose another one")
     return path
+
+
+def _target(path: Path) -> Path:
+    """The absolute path of what ``path`` names, through links."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"output {str(path)!r} cannot be followed ({error}): choose another name") from error
 
 
 class VideoWriter:
@@ -90,7 +101,7 @@ class VideoWriter:
         self._sound_SC, self._rate = _encodable_sound(audio, sample_rate)
         self._sent = 0
         # Absolute, as a relative name with a colon would be taken for a protocol; a link stays one.
-        self._target = self.path.resolve()
+        self._target = _target(self.path)
         self._temporary = self._target.with_name(f".humo-{uuid.uuid4().hex}{SUFFIX}")
         self._container: Any = None
         self._video: Any = None

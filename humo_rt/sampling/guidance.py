@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ MAX_TIMESTEP = 1000.0
 
 def branch_name(conditions: Iterable[str]) -> str:
     """Canonical name of the branch that sees ``conditions``: letters in the order T, I, A, or "0"."""
-    if not isinstance(conditions, Iterable):
+    if not isinstance(conditions, str | AbstractSet):
         raise ValueError(f"branch {conditions!r} is no name: write one like 'TIA', 'TA' or '0'")
     seen = set(conditions) - {NO_CONDITION}
     if not seen <= set(CONDITIONS):
@@ -44,6 +45,8 @@ class GuidanceRow:
     above: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.weights, Mapping):
+            raise ValueError(f'guidance weights {self.weights!r} are no mapping: write {{"TIA": 2.0, "0": -1.0}}')
         # Numbers of NumPy or torch are no JSON, and settings have to be.
         weights = {name: rules.as_float(f"the weight of branch {name!r}", w) for name, w in self.weights.items()}
         object.__setattr__(self, "weights", weights)

@@ -42,7 +42,8 @@ def select(path_or_preset: str | Path, weights: str | Path | None = None) -> Sel
         if weights is not None:
             raise ValueError(f"unknown preset {name!r}: with weights=, choose one of {', '.join(PRESETS)}")
         return _from_place(_local(name))
-    if weights is not None and not (str(weights) == hub.HUMO_REPOSITORY and hub.is_published(name)):
+    whole_repository = str(weights) == hub.HUMO_REPOSITORY and not Path(str(weights)).exists()
+    if weights is not None and not (whole_repository and hub.is_published(name)):
         return _checked(preset(name), _local(str(weights)))
     if hub.is_published(name):
         return _checked(preset(name), hub.download(name))

@@ -96,7 +96,6 @@ def test_arrays_in_either_orientation_and_every_scale():
 
 
 def test_tensors_are_arrays():
-
     np.testing.assert_array_equal(read_audio((torch.from_numpy(tone(0.1)), RATE)), tone(0.1))
 
 

@@ -116,6 +116,7 @@ def test_an_interrupt_while_the_last_blocks_are_encoded_leaves_nothing(tmp_path,
 
 def test_a_second_interrupt_leaves_nothing(tmp_path, monkeypatch):
     slow = Slow(tmp_path / "out.mp4", fps=25, width=SIZE, height=SIZE)
+    slow._temporary.touch()  # as the first block does that goes to the disk
     opened = BackgroundWriter(slow).__enter__()
     opened.write(frames(0))
     join = opened._thread.join

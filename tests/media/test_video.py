@@ -131,6 +131,10 @@ def test_paths_that_cannot_take_a_video(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=message):
             check_output_path(path)
+    for name, place in (("lost", "missing/out.mp4"), ("loop", "loop.mp4"), ("device", "/dev/null")):
+        (tmp_path / f"{name}.mp4").symlink_to(tmp_path / place)
+        with pytest.raises(ValueError, match=r"missing' does not exist|cannot be followed|no file that a video could"):
+            check_output_path(tmp_path / f"{name}.mp4")
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
         check_output_path(tmp_path / "folder.mp4")

@@ -117,3 +117,8 @@ def test_switch_is_taken_from_the_call() -> None:
     config = dataclasses.replace(HUMO_17B, guidance_switch_timestep=None)
     assert set(guidance_table(config, "TIA", guidance_switch_timestep=400).at(401)) == {"TIA", "TI", "I"}
     assert set(guidance_table(config, "TIA", guidance_switch_timestep=400).at(400)) == {"TIA", "TI", "0"}
+
+
+def test_weights_are_a_mapping():
+    with pytest.raises(ValueError, match="are no mapping: write"):
+        GuidanceRow([("T", 1)])

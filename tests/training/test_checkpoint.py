@@ -131,5 +131,14 @@ def test_the_state_of_another_optimiser_is_named(tmp_path):
     muon = OptimiserConfig(lr=1e-2, warmup_steps=2, name="muon")
     trainer_in(tmp_path, optimiser=muon).run()
     assert trainer_in(tmp_path, optimiser=muon, resume=True).step == 8
-    with pytest.raises(ValueError, match="no exp_avg_sq of .*weight: it is another optimiser's"):
+    with pytest.raises(ValueError, match="has exp_avg of .*, this optimiser exp_avg and exp_avg_sq and step"):
         trainer_in(tmp_path, resume=True)
+    trainer_in(tmp_path / "adamw").run()
+    with pytest.raises(ValueError, match="has exp_avg and exp_avg_sq and step of .*, this optimiser exp_avg: resume"):
+        trainer_in(tmp_path / "adamw", optimiser=muon, resume=True)
+
+
+def test_a_network_of_another_width_is_another_run(tmp_path):
+    trainer_in(tmp_path).run()
+    with pytest.raises(ValueError, match=r"holds another run: .* tensors differ \(ema.blocks.0.0.bias"):
+        trainer_in(tmp_path, width=4, resume=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -97,7 +99,7 @@ def test_settings_change_by_dotted_name():
         ("trainer.stpes", "1", "choose one of .*steps"),
         ("trainer.steps", "many", "give a value of the type int"),
         ("trainer", "1", "is a group"),
-        ("trainer.steps.x", "1", "has no parts"),
+        ("trainer.steps.x", "1", "setting trainer.steps has no parts"),
         ("trainer.compile", "yes", "choose one of no, model, blocks"),
         ("task.num_frames", "96", "use 4n \\+ 1"),
         ("trainer.steps", "0", "at least 1"),
@@ -105,8 +107,14 @@ def test_settings_change_by_dotted_name():
         ("trainer.sample_every", "0", "sample_every is 0: use at least 1"),
         ("trainer.max_seconds", "10m", "give a value of the type float or none"),
         ("trainer.max_seconds", "1e999", "max_seconds is inf: use a positive number"),
+        ("trainer.optimiser.clip_norm", "0", "optimiser.clip_norm is 0.0: use a positive number, or none"),
+        ("trainer.optimiser.warmup_steps", "-1", "optimiser.warmup_steps is -1: use at least 0"),
         ("trainer.optimiser.lr", "-1", "lr is -1.0: use a positive number"),
-        ("trainer.optimiser.betas", "(0.9,)", r"give a value of the type tuple\[float, float\]"),
+        (
+            "trainer.optimiser.betas",
+            "(0.9,)",
+            r"trainer.optimiser.betas='\(0.9,\)' does not fit: give a value of the type tuple\[float, float\]",
+        ),
         ("trainer.ema.warmup", "0", "ema.warmup is 0: use at least 1"),
         ("trainer.ema.decay", "2", "ema.decay is 2.0: use a number between 0 and 1"),
         ("task.train_frames", "abc", "give a value of the type int or none"),
@@ -121,6 +129,23 @@ def test_settings_change_by_dotted_name():
 def test_wrong_settings_name_the_rule(key, value, message):
     with pytest.raises(ValueError, match=message):
         override(recipe("nano-base"), {key: value})
+
+
+def settings_of(config, group: str = ""):
+    """Dotted names and values of everything that can be set."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from settings_of(value, f"{group}{field.name}.")
+        else:
+            yield f"{group}{field.name}", value
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_setting_takes_the_value_it_has(name):
+    chosen = recipe(name)
+    texts = {key: str(value) for key, value in settings_of(chosen)}
+    assert override(chosen, texts) == chosen
 
 
 def test_settings_are_judged_together():

@@ -46,6 +46,20 @@ def test_resume_restores_the_random_state(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_samples_do_not_change_what_a_resumed_run_draws(tmp_path):
+    class Drawing(ToyTask):
+        def samples(self, model, step):
+            torch.rand(3)
+            return super().samples(model, step)
+
+        def loss(self, model, batch, moment):
+            return super().loss(model, batch + 0.01 * torch.rand(batch.shape), moment)
+
+    whole = run(tmp_path / "whole", task=Drawing(), sample_every=4)
+    run(tmp_path / "parts", task=Drawing(), sample_every=4, steps=4)
+    assert_same_state(whole, run(tmp_path / "parts", task=Drawing(), sample_every=4, resume=True))
+
+
 def test_training_learns_and_logs(tmp_path):
     run(tmp_path, steps=200, log_every=50, checkpoint_every=200)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

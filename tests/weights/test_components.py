@@ -177,6 +177,18 @@ def test_published_presets_are_downloaded(tmp_path, monkeypatch):
     assert asked.keys() == folders.keys()
     assert "HuMo-1.7B/*" in asked["bytedance-research/HuMo"]
     assert "HuMo-17B/*" not in asked["bytedance-research/HuMo"]
+    asked.clear()
+    assert_loaded(load_components("humo-1.7b", weights="bytedance-research/HuMo", **FLOAT32), weights)
+    assert asked.keys() == folders.keys()
+
+
+def test_a_folder_named_like_the_repository_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("downloaded what is here"))
+    weights = tiny_weights(tiny_config("humo-1.7b"))
+    (tmp_path / "bytedance-research").mkdir()
+    write_published(tmp_path / "bytedance-research", "HuMo-1.7B", weights)
+    assert resolve.configuration("humo-1.7b", "bytedance-research/HuMo").name == "humo-1.7b"
 
 
 def test_a_download_without_network_says_what_to_do(monkeypatch):
