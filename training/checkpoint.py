@@ -130,7 +130,7 @@ def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
             raise ValueError("state.json lacks the step or the seconds")
         stored = reader.read_metadata().state_dict_metadata
         random_file = folder / f"random-{world.rank}.pt"
-        random_state = torch.load(random_file, weights_only=True) if random_file.is_file() else None
+        drawn = torch.load(random_file, weights_only=True) if random_file.is_file() else None
     run.allocate_optimiser(set(stored))
     tensors = run.tensors()
     same = {name for name in stored.keys() & tensors if stored[name].size == tensors[name].shape}
@@ -142,8 +142,8 @@ def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
     # Not RuntimeError, which may be another process's.
     with _explained(folder, OSError, EOFError, CheckpointException), _alone_is_fine():
         dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
-    if random_state is not None:
-        set_random_state(random_state, world.device)
+    if drawn is not None:
+        set_random_state(drawn, world.device)
     return state
 
 
