@@ -133,18 +133,36 @@ def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
         drawn = torch.load(random_file, weights_only=True) if random_file.is_file() else None
     run.allocate_optimiser(set(stored))
     tensors = run.tensors()
-    same = {name for name in stored.keys() & tensors if stored[name].size == tensors[name].shape}
-    if difference := sorted((stored.keys() | tensors.keys()) - same):
-        shown = ", ".join(difference[:8])
-        raise ValueError(
-            f"{folder} holds another run: {len(difference)} tensors differ ({shown}); resume with its recipe"
-        )
+    expected = {name: tensor.shape for name, tensor in tensors.items()}
+    _require_same(folder, {name: tensor.size for name, tensor in stored.items()}, expected)
     # Not RuntimeError, which may be another process's.
     with _explained(folder, OSError, EOFError, CheckpointException), _alone_is_fine():
         dcp.load(tensors, storage_reader=reader, no_dist=world.size == 1)
     if drawn is not None:
         set_random_state(drawn, world.device)
     return state
+
+
+def require_model(folder: Path, expected: dict[str, torch.Size]) -> None:
+    """``ValueError`` unless the model stored in ``folder`` has tensors of these names and shapes."""
+    with _explained(folder, OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError, CheckpointException):
+        stored = dcp.FileSystemReader(folder / "tensors").read_metadata().state_dict_metadata
+    prefix = "model."
+    sizes = {name.removeprefix(prefix): x.size for name, x in stored.items() if name.startswith(prefix)}
+    _require_same(folder, sizes, expected)
+
+
+def _require_same(folder: Path, stored: dict[str, torch.Size], expected: dict[str, torch.Size]) -> None:
+    if difference := differing(stored, expected):
+        raise ValueError(
+            f"{folder} holds another run: {len(difference)} tensors differ ({', '.join(difference[:8])}); resume with "
+            "its recipe"
+        )
+
+
+def differing(shapes: dict[str, torch.Size], expected: dict[str, torch.Size]) -> list[str]:
+    """Names that only one side has, or with another shape."""
+    return sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -210,6 +228,11 @@ def find_weights(path: Path) -> Path:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A flat name -> tensor dict from any checkpoint file that humo_rt reads (no pickled code)."""
     return {name: tensor.read() for name, tensor in read_checkpoint(path).items()}
+
+
+def weights_on_meta(path: Path) -> dict[str, Tensor]:
+    """What ``read_weights`` gives, without values."""
+    return {name: torch.empty(tensor.shape, device="meta") for name, tensor in read_checkpoint(path).items()}
 
 
 @contextmanager

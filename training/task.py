@@ -84,5 +84,7 @@ class Adopting(Protocol):
     def adopt(self, state_dict: dict[str, Tensor], expected: dict[str, torch.Size]) -> dict[str, Tensor]:
         """Return a complete state dict in the shapes of ``expected``; modules the weights lack get initial values.
 
+        Also of tensors on the meta device, whose names and shapes are all there is to look at.
+
         ``ValueError`` lists what fits nowhere and what may not be missing.
         """

@@ -44,7 +44,8 @@ class Trainer:
         resume: continue from the latest checkpoint in ``out``, if there is one.
 
     ``ValueError`` when ``out`` already holds a run and ``resume`` is False, when ``out`` cannot be made, and when
-    ``init`` holds no weights: all before the task prepares its data, which may take minutes.
+    ``init`` or the checkpoint holds no weights or another network's: all before the task prepares its data, which may
+    take hours.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Trainer:
             init = checkpoint.find_weights(init)
         if world.is_main:
             _make_folder(out)
+            if found is not None or init is not None:
+                self._require_fitting(found, init)
         torch.manual_seed(derive_seed(config.seed, "run"))
         task.prepare(world.device, world.rank, world.size)
         self.model = self._make_model(None if found is not None else init, on_meta=bool(found or init))
@@ -182,6 +185,23 @@ class Trainer:
         if init is not None:
             self._start_from(model, init)
         return model.train()
+
+    def _require_fitting(self, found: Path | None, init: Path | None) -> None:
+        """``ValueError`` for a checkpoint or weights of another network, told by names and shapes alone."""
+        model = self.task.build(torch.device("meta"))
+        expected = {name: value.shape for name, value in model.state_dict().items()}
+        if found is not None:
+            checkpoint.require_model(found, expected)
+            return
+        weights = checkpoint.weights_on_meta(init)
+        if isinstance(self.task, Adopting):
+            weights = self.task.adopt(weights, expected)
+        difference = checkpoint.differing({name: value.shape for name, value in weights.items()}, expected)
+        if difference:
+            raise ValueError(
+                f"{init} holds another network: {len(difference)} tensors differ ({', '.join(difference[:8])}); give "
+                "weights of this one"
+            )
 
     def _start_from(self, model: nn.Module, init: Path) -> None:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict

@@ -275,6 +275,13 @@ def test_a_stage_changes_only_what_it_trains(weights, tmp_path):
     assert all(value.dtype == torch.float16 for value in exported.values())
 
 
+def test_weights_of_something_else_are_refused_before_clips_are_encoded(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(DiTTask, "prepare", lambda *_: pytest.fail("prepared in vain"))
+    task = DiTTask(tiny_task(weights))
+    with pytest.raises(ValueError, match=r"these weights do not start nano: \d+ tensors missing"):
+        Trainer(task, toy_settings(), tmp_path, join("cpu"), init=weights / "vae.safetensors")
+
+
 def test_a_run_resumes_to_the_bit(weights, tmp_path):
     def run(folder, steps, resume=False):
         trainer = Trainer(made(), toy_settings(steps=steps, checkpoint_every=9), folder, join("cpu"), resume=resume)

@@ -81,9 +81,17 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
 
 
 def test_weights_and_folder_are_looked_at_before_data_is_prepared(tmp_path, monkeypatch):
+    run(tmp_path / "first", steps=2)
     monkeypatch.setattr(ToyTask, "prepare", lambda *_: pytest.fail("prepared in vain"))
     with pytest.raises(ValueError, match="no weights at"):
         Trainer(ToyTask(), toy_settings(), tmp_path / "run", join("cpu"), init=tmp_path / "nowhere")
+    wider = ToyTask(ToyConfig(width=16))
+    with pytest.raises(
+        ValueError, match=r"ema.safetensors holds another network: \d+ tensors differ \(blocks.0.0.bias"
+    ):
+        Trainer(wider, toy_settings(), tmp_path / "run", join("cpu"), init=tmp_path / "first")
+    with pytest.raises(ValueError, match=r"step-00000002 holds another run: .* resume with its recipe"):
+        Trainer(wider, toy_settings(), tmp_path / "first", join("cpu"), resume=True)
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="cannot be made"):
         Trainer(ToyTask(), toy_settings(), tmp_path / "file" / "run", join("cpu"))

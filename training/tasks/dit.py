@@ -95,13 +95,15 @@ class DiTTask:
         Audio modules and mask predictor may be missing; a patch embedding of fewer input channels is widened by zeros.
         """
         given = {target: value for name, value in state_dict.items() if (target := dit_name(name))}
+        shapes_only = any(value.is_meta for value in given.values())
         complete, missing, misshapen = {}, [], []
         for name, shape in expected.items():
             value = given.pop(name, None)
             is_new = name.startswith(MASK_PREDICTOR) or any(part in f".{name}" for part in AUDIO_MODULES)
             if value is None:
                 missing += [] if is_new else [name]
-                value = initial_value(name, shape, self.config.init_seed)
+                seed = self.config.init_seed
+                value = torch.empty(shape, device="meta") if shapes_only else initial_value(name, shape, seed)
             elif name == "patch_embedding.weight" and value.shape[1] < shape[1]:
                 added = value.new_zeros(shape[0], shape[1] - value.shape[1], *shape[2:])
                 value = torch.cat([value, added], dim=1)
