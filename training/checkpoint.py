@@ -35,6 +35,7 @@ from training.parallel import World
 
 WEIGHTS_FILE = "ema.safetensors"
 _ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
+_DAMAGED = (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError, CheckpointException)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +113,11 @@ def latest(root: Path) -> Path | None:
     pointer = root / "latest"
     if not pointer.is_file():
         return None
-    target = root / (pointer.read_text().strip() or "nothing")
-    if not (target / "state.json").is_file():
-        raise ValueError(f"{pointer} names {target.name}, which is not there: write the name of one of its neighbours")
+    name = pointer.read_text().strip()
+    target = root / name
+    if not name or not (target / "state.json").is_file():
+        named = name or "nothing"
+        raise ValueError(f"{pointer} names {named}, which is not there: write the name of one of its neighbours")
     return target
 
 
@@ -124,7 +127,7 @@ def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
     ``ValueError`` when the stored run has other tensors than this one, or cannot be read.
     """
     reader = dcp.FileSystemReader(folder / "tensors")
-    with _explained(folder, OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError, CheckpointException):
+    with _explained(folder, *_DAMAGED):
         state = json.loads((folder / "state.json").read_text())
         if not isinstance(state, dict) or not {"step", "seconds"} <= set(state):
             raise ValueError("state.json lacks the step or the seconds")
@@ -145,7 +148,7 @@ def load(folder: Path, run: RunState, world: World) -> dict[str, Any]:
 
 def require_model(folder: Path, expected: dict[str, torch.Size]) -> None:
     """``ValueError`` unless the model stored in ``folder`` has tensors of these names and shapes."""
-    with _explained(folder, OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError, CheckpointException):
+    with _explained(folder, *_DAMAGED):
         stored = dcp.FileSystemReader(folder / "tensors").read_metadata().state_dict_metadata
     prefix = "model."
     sizes = {name.removeprefix(prefix): x.size for name, x in stored.items() if name.startswith(prefix)}

@@ -172,7 +172,7 @@ def _fitted(value: Any, kind: Any) -> Any:
             return tuple(_fitted(item, one) for item, one in zip(value, items, strict=True))
     elif kind is float and type(value) is int:
         return float(value)
-    elif type(value) is kind or (get_origin(kind) is Literal and value in get_args(kind)):
+    elif type(value) is kind:
         return value
     raise TypeError(f"{value!r} is no {kind}")
 

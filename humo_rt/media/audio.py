@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from humo_rt.config import SAMPLE_RATE
+from humo_rt.media.container import open_container
 from humo_rt.media.promised_length import promised_beyond_end
 
 logger = logging.getLogger(__name__)
@@ -146,8 +147,7 @@ def _decode_with_ffmpeg(path: Path) -> tuple[np.ndarray, int]:
     from av.error import FFmpegError
 
     try:
-        # A relative name with a colon would be taken for a protocol, and old tags are not always UTF-8.
-        with av.open(str(Path(path).absolute()), metadata_errors="replace") as container:
+        with open_container(path) as container:
             if not container.streams.audio:
                 raise ValueError(f"{str(path)!r} has no sound track: give a file with sound or leave the audio out")
             stream = container.streams.audio[0]

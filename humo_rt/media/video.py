@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from humo_rt.media.container import open_container
+
 # Frames dropped by an edit list are legitimate; a cut file misses more.
 TOLERATED_LOSS = 0.1
 # ffmpeg's name of the terminal animations it sees in any text file.
@@ -54,14 +56,12 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    import av
     from av.error import FFmpegError
 
     if not Path(path).is_file():
         raise ValueError(f"video file {str(path)!r} does not exist: check the path")
     try:
-        # A relative name with a colon would be taken for a protocol, and old tags are not always UTF-8.
-        with av.open(str(Path(path).absolute()), metadata_errors="replace") as container:
+        with open_container(path) as container:
             yield container
     except FFmpegError as error:
         raise ValueError(f"video {str(path)!r} cannot be decoded ({error.strerror}): give another file") from error

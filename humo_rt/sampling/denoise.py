@@ -66,6 +66,7 @@ def denoise(
     # One pass instead of some forty; on the CPU passes cost little, and latents stay the release's to the bit.
     fused = reuse is None and latents.device.type == "cuda" and is_linear(scheduler)
     update = FusedUpdate(scheduler, latents, [tuple(step.values()) for step in weights]) if fused else None
+    carry = partial(carry_change, scheduler) if update is None else update.carry_change
     scheduler.set_begin_index(0)
     for index, (t, timestep) in enumerate(zip(scheduler.timesteps, timesteps, strict=True)):
         with around_step(index, len(computed[index])):
@@ -77,6 +78,5 @@ def denoise(
             stepped = latents.clone()  # a callback may also write into what it is given
             latents = on_step(index, timestep, latents)
             if index + 1 < len(timesteps):
-                carry = partial(carry_change, scheduler) if update is None else update.carry_change
                 carry(index, latents - stepped)
     return latents[:, :, : latents.shape[2] - conditions.num_slots]

@@ -108,6 +108,9 @@ def test_a_pointer_to_nowhere_is_reported(tmp_path):
     (tmp_path / "latest").write_text("step-00000009\n")
     with pytest.raises(ValueError, match="step-00000009"):
         checkpoint.latest(tmp_path)
+    (tmp_path / "latest").write_text("\n")
+    with pytest.raises(ValueError, match="names nothing, which is not there"):
+        checkpoint.latest(tmp_path)
 
 
 def test_a_run_taken_back_keeps_what_it_writes(tmp_path):

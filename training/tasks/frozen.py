@@ -31,7 +31,7 @@ _HASHED_BYTES = 64 * 1024**2
 
 @dataclass(frozen=True)
 class Frozen:
-    """``vae`` works on videos, ``text`` on prompts, ``audio`` on sound. ``identity`` tells their files."""
+    """``vae`` works on videos, ``text`` on prompts, ``audio`` on sound. ``identity`` tells sets of files apart."""
 
     vae: VideoVAE
     text: TextConditioner
