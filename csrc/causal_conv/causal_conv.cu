@@ -15,7 +15,6 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -23,6 +22,7 @@
 #include "common/hopper.cuh"
 #include "common/launch.cuh"
 #include "common/pairs.cuh"
+#include "common/tensor_map.h"
 
 namespace humo_rt {
 namespace {
@@ -230,18 +230,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// The driver's function that describes a matrix to the copy engine, found through the runtime: no second library.
-cudaError_t find_encoder(PFN_cuTensorMapEncodeTiled_v12000* encode) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t status =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-  if (status != cudaSuccess) return status;
-  if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
-  *encode = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-  return cudaSuccess;
-}
-
 // A matrix [rows, columns] of 16-bit elements, copied in boxes of box_rows by kChannels.
 cudaError_t describe(PFN_cuTensorMapEncodeTiled_v12000 encode, const void* matrix, DType dtype, int64_t rows, int64_t columns,
                      int box_rows, CUtensorMap* map) {
@@ -249,8 +237,7 @@ cudaError_t describe(PFN_cuTensorMapEncodeTiled_v12000 encode, const void* matri
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(columns) * 2};
   const cuuint32_t box[] = {kChannels, static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t every[] = {1, 1};
-  const auto type = dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  const CUresult result = encode(map, type, 2, const_cast<void*>(matrix), sizes, strides, box, every,
+  const CUresult result = encode(map, tensor_map_type(dtype), 2, const_cast<void*>(matrix), sizes, strides, box, every,
                                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_64B,
                                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;

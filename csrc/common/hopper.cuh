@@ -65,6 +65,29 @@ __device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map
       : "memory");
 }
 
+// The same of a tensor of four dimensions, from (a, b, c, d) on.
+__device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map, int a, int b, int c, int d,
+                                         uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6];" ::"r"(target),
+      "l"(map), "r"(a), "r"(b), "r"(c), "r"(d), "r"(barrier)
+      : "memory");
+}
+
+// Copies the other way, what lies outside of the tensor left out.
+__device__ __forceinline__ void write_box(const CUtensorMap* map, int a, int b, int c, int d, uint32_t source) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(map),
+               "r"(a), "r"(b), "r"(c), "r"(d), "r"(source)
+               : "memory");
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+// Returns once all boxes that this thread writes were read, and their places are free.
+__device__ __forceinline__ void written_boxes_wait() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -74,6 +97,12 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 __device__ __forceinline__ uint64_t matrix_of_64_byte_rows(uint32_t address) {
   constexpr uint64_t kSwizzle64 = 2, kGroup = 512 >> 4;
   return kSwizzle64 << 62 | kGroup << 32 | 1ull << 16 | static_cast<uint64_t>((address & 0x3ffff) >> 4);
+}
+
+// The same for rows of 128 bytes, of groups 1024 bytes apart.
+__device__ __forceinline__ uint64_t matrix_of_128_byte_rows(uint32_t address) {
+  constexpr uint64_t kSwizzle128 = 1, kGroup = 1024 >> 4;
+  return kSwizzle128 << 62 | kGroup << 32 | 1ull << 16 | static_cast<uint64_t>((address & 0x3ffff) >> 4);
 }
 
 // How it finds blocks of eight rows by 16 bytes that lie one after another, each contiguous: how far the next block is
@@ -97,6 +126,7 @@ __device__ __forceinline__ void products_wait() {
 
 // Keeps the compiler from moving a register of a running product across this point.
 __device__ __forceinline__ void pin(float& value) { asm volatile("" : "+f"(value)::"memory"); }
+__device__ __forceinline__ void pin(uint32_t& value) { asm volatile("" : "+r"(value)::"memory"); }
 
 #define HUMO_RT_F4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define HUMO_RT_F16(d, i) HUMO_RT_F4(d, i), HUMO_RT_F4(d, i + 4), HUMO_RT_F4(d, i + 8), HUMO_RT_F4(d, i + 12)
@@ -162,6 +192,38 @@ template <>
 struct WarpGroupRegisterProduct<__half> {
   static __device__ __forceinline__ void start(float (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
     HUMO_RT_WGMMA_M64N128K16("f16");
+  }
+};
+
+#define HUMO_RT_WGMMA_M64N128K16_SHARED(type)                                                                       \
+  asm volatile(                                                                                                     \
+      "{\n"                                                                                                         \
+      ".reg .pred add;\n"                                                                                           \
+      "setp.ne.b32 add, %66, 0;\n"                                                                                  \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                  \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "      \
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, "   \
+      "%43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, "        \
+      "%63}, %64, %65, add, 1, 1, 0, 0;\n"                                                                          \
+      "}"                                                                                                           \
+      : HUMO_RT_F16(d, 0), HUMO_RT_F16(d, 16), HUMO_RT_F16(d, 32), HUMO_RT_F16(d, 48)                               \
+      : "l"(a), "l"(b), "r"(add))
+
+// The same where A is in shared memory too.
+template <typename T>
+struct WarpGroupWideProduct;
+
+template <>
+struct WarpGroupWideProduct<__nv_bfloat16> {
+  static __device__ __forceinline__ void start(float (&d)[64], uint64_t a, uint64_t b, int add) {
+    HUMO_RT_WGMMA_M64N128K16_SHARED("bf16");
+  }
+};
+
+template <>
+struct WarpGroupWideProduct<__half> {
+  static __device__ __forceinline__ void start(float (&d)[64], uint64_t a, uint64_t b, int add) {
+    HUMO_RT_WGMMA_M64N128K16_SHARED("f16");
   }
 };
 

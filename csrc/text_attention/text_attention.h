@@ -10,13 +10,13 @@
 
 namespace humo_rt {
 
-constexpr int64_t kTextHeadDim = 128, kMostTextKeys = 128;
+constexpr int kTextHeadDim = 128, kMostTextKeys = 128;
 
 // All pointers are device memory of the current device, of type `dtype` (half or bfloat16) or float32 where it says so,
 // 16-byte aligned; strides count elements, are multiples of 8, and channels are contiguous.
 struct TextAttention {
   void* out;                         // [batch, length, heads * 128], contiguous
-  float* squares;                    // [batch, length], float32: memory for the sum of the squares of each query
+  uint32_t* memory;                  // text_attention_words(heads) of them, for what blocks tell each other
   const void* q;                     // [batch, length, heads * 128]
   const float* norm_weight;          // [heads * 128], float32
   const void* k;                     // [batch, heads, keys, 128]
@@ -29,6 +29,9 @@ struct TextAttention {
   std::array<int64_t, 3> v_strides;
   float eps;
 };
+
+// The words of memory that a call takes on the current device; 0 where none is possible.
+int64_t text_attention_words(int64_t heads);
 
 // out = softmax(rms(q) @ k^T / sqrt(128) + bias) @ v for each head. Asynchronous on `stream`; allocates nothing.
 // cudaErrorNotSupported off Hopper, cudaErrorInvalidValue for a size or type that does not fit, else what the launch

@@ -25,6 +25,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HALF = (torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
 CUDA_HEAD_DIM, MOST_CUDA_KEYS = 128, 128
+MOST_CUDA_HEADS = 64  # each needs a processor of its own, and the smallest Hopper has 78
 # Queries of all heads and branches from which on what holds all keys of a head fills a card.
 FEWEST_QUERIES = 2**18
 
@@ -82,8 +83,9 @@ def takes(backend: str, q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor, *_
     CUDA's kernel is for heads as the published models have them and for texts of up to 127 tokens, Triton's two are for
     everything.
     """
-    _, _, keys, head_dim = k_BHSK.shape
-    return backend != "cuda" or (q_BLD.dtype in HALF and head_dim == CUDA_HEAD_DIM and keys <= MOST_CUDA_KEYS)
+    _, heads, keys, head_dim = k_BHSK.shape
+    fits = head_dim == CUDA_HEAD_DIM and heads <= MOST_CUDA_HEADS and keys <= MOST_CUDA_KEYS
+    return backend != "cuda" or (q_BLD.dtype in HALF and fits)
 
 
 def backend_order(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from humo_rt import _C
-from humo_rt.kernels.text_attention import CUDA_HEAD_DIM, MOST_CUDA_KEYS, takes
+from humo_rt.kernels.text_attention import CUDA_HEAD_DIM, MOST_CUDA_HEADS, MOST_CUDA_KEYS, takes
 
 CAPABILITY = 9  # its matrix products exist on no other family
 
@@ -27,21 +27,24 @@ def run(
     ``ValueError`` for those that the kernel is not written for, ``RuntimeError`` carries CUDA's message.
     """
     if not takes("cuda", q_BLD, norm_weight_D, k_BHSK):
-        _, _, keys, head_dim = k_BHSK.shape
+        _, heads, keys, head_dim = k_BHSK.shape
         raise ValueError(
-            f"text attention in CUDA takes heads of {CUDA_HEAD_DIM} channels, up to {MOST_CUDA_KEYS} keys and 16-bit "
-            f"types, not {head_dim}, {keys} and {q_BLD.dtype}: leave the choice of a backend to the op"
+            f"text attention in CUDA takes up to {MOST_CUDA_HEADS} heads of {CUDA_HEAD_DIM} channels, up to "
+            f"{MOST_CUDA_KEYS} keys and 16-bit types, not {heads} of {head_dim}, {keys} and {q_BLD.dtype}: leave the "
+            "choice of a backend to the op"
         )
     q, k, v, norm_weight_D = (_readable(x) for x in (q_BLD, k_BHSK, v_BHSK, norm_weight_D.float()))
+    if 0 in q.stride():
+        q = q.contiguous()  # the copy engine takes no rows that are the same memory
     bias = None if bias_BS is None else bias_BS.contiguous()
     batch, length, width = q.shape
     heads, keys = k.shape[1:3]
     out_BLD = torch.empty((batch, length, width), dtype=q.dtype, device=q.device)
-    squares_BL = torch.empty((batch, length), dtype=torch.float32, device=q.device)
     with torch.cuda.device_of(out_BLD):
+        memory = torch.empty(_C.text_attention_words(heads), dtype=torch.int32, device=q.device)
         _C.text_attention(
             out=out_BLD.data_ptr(),
-            squares=squares_BL.data_ptr(),
+            memory=memory.data_ptr(),
             q=q.data_ptr(),
             norm_weight=norm_weight_D.data_ptr(),
             k=k.data_ptr(),
@@ -59,6 +62,6 @@ def run(
 
 
 def _readable(x: Tensor) -> Tensor:
-    """``x``, or a copy where its channels are not contiguous or no 16 bytes of them may be read at once."""
+    """``x``, or a copy where its channels are not contiguous, no 16 bytes of them may be read at once."""
     aligned = all(step % _LOAD == 0 for step in (x.data_ptr(), *(stride * x.itemsize for stride in x.stride()[:-1])))
     return x if x.stride(-1) == 1 and aligned else x.clone(memory_format=torch.contiguous_format)

@@ -37,8 +37,10 @@ def test_many_tokens_to_the_tolerance_rule(sizes, dtype):
         dataclasses.replace(PUBLISHED, texts=(3, 127)),
         dataclasses.replace(PUBLISHED, texts=(20,), tokens=64, heads=40),
         dataclasses.replace(PUBLISHED, texts=(20,) * 8, tokens=2047, heads=5),
+        dataclasses.replace(PUBLISHED, texts=(20,), tokens=9000, heads=64),
+        dataclasses.replace(PUBLISHED, texts=(20, 50, 80), tokens=6000, heads=1),
     ],
-    ids=["humo-1.7b", "a long and a short text", "one tile", "batch 8"],
+    ids=["humo-1.7b", "a long and a short text", "one tile", "batch 8", "many heads", "one head"],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["cuda"], indirect=True)
@@ -49,9 +51,39 @@ def test_cuda_to_the_tolerance_rule(backend, sizes, dtype):
 
 
 @pytest.mark.parametrize("backend", ["cuda"], indirect=True)
-def test_what_cuda_is_not_written_for_is_refused(backend):
-    with pytest.raises(ValueError, match="heads of 128 channels, up to 128 keys and 16-bit types, not 24, 128 and"):
-        text_attention(*make_inputs(PADDED, torch.bfloat16, CUDA))
+class TestCuda:
+    def test_repeats_itself_to_the_bit(self, backend):
+        inputs = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
+        first = text_attention(*inputs)
+        assert all(torch.equal(text_attention(*inputs), first) for _ in range(20))
+
+    def test_queries_that_branches_share_may_be_expanded(self, backend):
+        q, *others = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
+        shared = q[:1].expand_as(q)
+        assert torch.equal(text_attention(shared, *others), text_attention(shared.contiguous(), *others))
+
+    def test_a_row_without_a_number_spoils_that_row_alone(self, backend):
+        q, *others = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
+        expected = text_attention(q, *others)
+        q[0, 100, 5] = float("nan")
+        spoiled = text_attention(q, *others)
+        assert spoiled[0, 100].isnan().all()
+        assert torch.equal(spoiled[0, 101:], expected[0, 101:])
+        assert torch.equal(spoiled[1:], expected[1:])
+
+    @pytest.mark.parametrize(
+        ("sizes", "named"),
+        [
+            (PADDED, r"not \d+ of 24, 128 and"),
+            (dataclasses.replace(PUBLISHED, tokens=64, heads=65), "not 65 of 128, 127 and"),
+        ],
+        ids=["narrow heads", "many heads"],
+    )
+    def test_what_it_is_not_written_for_is_refused(self, backend, sizes, named):
+        with pytest.raises(
+            ValueError, match=f"up to 64 heads of 128 channels, up to 128 keys and 16-bit types, {named}"
+        ):
+            text_attention(*make_inputs(sizes, torch.bfloat16, CUDA))
 
 
 def test_cuda_runs_where_it_is_faster():
