@@ -191,6 +191,8 @@ __device__ __forceinline__ void put(uint8_t* tile, int row, const float* o, floa
 
 __device__ __forceinline__ void sync_attending() { asm volatile("bar.sync 1, %0;" ::"n"(kAttending) : "memory"); }
 
+static_assert(kPlaces % kSides == 0, "a group must see every phase of the places of its tiles");
+
 // The work of a warp group on every kSides-th tile.
 template <typename T>
 __device__ __forceinline__ void attend(Shared& shared, const TextAttention& call, const Plan& plan, const Tiles& tiles,

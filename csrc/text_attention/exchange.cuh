@@ -13,11 +13,14 @@
 #if HUMO_RT_HOPPER
 namespace humo_rt::text {
 
-// A ring of slots of 64 numbers. The last bit of a number tells whether it is of this tile or of the one that had the slot
-// before; at first it is zero. So nothing else has to be written and waited for.
+// A ring of slots of 64 numbers. The last bit of a number, which is no part of it, tells whether it is of this tile or of
+// the one that had the slot before; at first it is zero. So nothing else has to be written and waited for.
 //
 // A block publishes the sums of tile i when that has arrived: it was done with tile i - kPlaces then, all had published the
-// sums of that one, and all were done with tile i - 2 kPlaces. Of this one nothing is read any more.
+// sums of that one, and all were done with tile i - 2 kPlaces. Of this one nothing is read any more. Nor is anything of an
+// earlier one read as if it were of tile i: the scales of tile i - kSlots were received by the same lanes, and sums are
+// looked for only once tile i has arrived in the block that does so.
+static_assert(kSlots % 2 == 0, "half of the lanes that receive see every other tile, and all tiles of a slot");
 struct Slots {
   uint32_t* memory;
   int heads;
@@ -41,7 +44,8 @@ __device__ __forceinline__ bool load_marked(float4& x, const uint32_t* address, 
                : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
                : "l"(address)
                : "memory");
-  x = make_float4(__uint_as_float(word.x), __uint_as_float(word.y), __uint_as_float(word.z), __uint_as_float(word.w));
+  const auto number = [](uint32_t x) { return __uint_as_float(x & ~1u); };
+  x = make_float4(number(word.x), number(word.y), number(word.z), number(word.w));
   return ((word.x ^ mark) & (word.y ^ mark) & (word.z ^ mark) & (word.w ^ mark) & 1) == 0;
 }
 
@@ -82,17 +86,18 @@ __device__ __forceinline__ float sum_squares(const uint8_t* tile, int first) {
   return sum_transposed(sums);
 }
 
-// The work of a warp that publishes sums of its head, of half of the rows of every other tile.
+// The work of a warp that publishes sums of its head, of half of the rows of the tiles of a rotation.
 template <typename T>
 __device__ __forceinline__ void publish(Shared& shared, const Slots& slots, const int count, const int head,
-                                        const int first_tile, const int first_row) {
+                                        const int rotation, const int first_row) {
   const int lane = threadIdx.x % 32, row = first_row + 4 * (lane % 8) + lane / 8;
-  for (int i = first_tile; i < count; i += 2) {
+  for (int i = 0; i < count; ++i) {
+    if (rotation_of(i) != rotation) continue;
     barrier_wait(shared_address(&shared.arrived[place_of(i)]), parity_of(i));
     const float sum = sum_squares<T>(shared.tiles[place_of(i)], first_row);
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(slots.sums(i, head) + row), "r"(marked(sum, slots.mark(i)))
                  : "memory");
-    if (lane == 0 && first_row == 0) shared.published[first_tile] = i;
+    if (lane == 0 && first_row == 0) shared.reached[rotation] = i;
   }
 }
 
@@ -104,8 +109,8 @@ __device__ __forceinline__ void combine(Shared& shared, const Slots& slots, cons
   const int lane = threadIdx.x % 32, row = lane % 16 * 4;
   const float per_channel = 1.0f / (slots.heads * kHead), softmax_scale = kLog2E * rsqrtf(kHead);
   for (int i = head; i < count; i += slots.heads) {
-    // Until this block has come so far, the slots may be of a tile before the last that had them.
-    while (shared.published[i % 2] < i) {
+    // Not a wait for the barrier of tile i, which this warp would not see every phase of.
+    while (shared.reached[rotation_of(i)] < i) {
     }
     const uint32_t mark = slots.mark(i);
     float4 sum{};

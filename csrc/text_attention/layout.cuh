@@ -15,7 +15,7 @@ constexpr int kPlaces = 9;           // for tiles
 constexpr int kSlots = 2 * kPlaces;  // for what is told of tiles: see exchange.cuh
 constexpr int kGroup = 128;          // threads of a warp group
 constexpr int kSides = 3;            // groups that attend
-constexpr int kAttending = kSides * kGroup, kThreads = kAttending + 2 * kGroup;
+constexpr int kAttending = kSides * kGroup, kHelping = 2 * kGroup, kThreads = kAttending + kHelping;
 constexpr int kHalf = kHead / 2, kLine = kHalf * 2;  // channels and bytes of a row that the copy engine swizzles
 constexpr int kTileBytes = kTile * kHead * 2, kHalfTileBytes = kTileBytes / 2;
 constexpr int kMatrixBytes = kKeys * kHead * 2, kHalfKeysBytes = kMatrixBytes / 2;
@@ -31,7 +31,7 @@ struct __align__(1024) Shared {
   uint64_t arrived[kPlaces];           // a tile
   uint64_t scaled[kPlaces];            // its queries
   uint64_t done[kPlaces];              // its results
-  volatile int published[2];           // the last of the even and of the odd tiles of which the sums are
+  volatile int reached[2];             // the last tile that had arrived when publishing warps came to it, see rotation_of
 };
 
 // What the blocks of a launch share out. Tile n is tile n % tiles of branch n / tiles.
@@ -52,9 +52,13 @@ struct Tiles {
   __device__ __forceinline__ int operator[](int i) const { return begin + i; }
 };
 
-// Where in shared memory the i-th of them is, and which phase of a barrier is about it.
+// Where in shared memory the i-th of them is, and the parity of the phase of its place's barriers that is about it. Who
+// waits for a phase must have waited for the one before, or that of two before would pass for it: warps that share out
+// the tiles do so by place.
 __device__ __forceinline__ int place_of(int i) { return i % kPlaces; }
 __device__ __forceinline__ uint32_t parity_of(int i) { return i / kPlaces % 2; }
+
+__device__ __forceinline__ int rotation_of(int i) { return place_of(i) % 2; }
 
 // Where 16 bytes of a row are, of those that the copy engine swizzles.
 __device__ __forceinline__ int swizzled(int row, int vector) { return row * kLine + ((vector ^ row % 8) << 4); }

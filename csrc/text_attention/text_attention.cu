@@ -7,8 +7,9 @@
 //
 // The norm spans all heads, each of them with another block, and hundreds of megabytes do not stay in a cache until they
 // are read again. So the blocks of all heads, a team, work on the same tiles at about the same time, and tell each other
-// the sums of the squares of their heads. That takes as long as four tiles, which is what most of the places are for; the
-// logits do not wait for it, only their softmax does. It takes all blocks to run at once, hence a cooperative launch.
+// the sums of the squares of their heads. That takes as long as two to four tiles, which is what most of the places are
+// for; the logits do not wait for it, only their softmax does. It takes all blocks to run at once, hence a cooperative
+// launch.
 
 #include "text_attention/text_attention.h"
 
@@ -31,6 +32,10 @@ namespace text {
 namespace {
 
 #if HUMO_RT_HOPPER
+
+// A launch gets the same number for each thread, a multiple of 8. Whoever asked for more than that in sum would wait forever.
+constexpr int kAttendingRegisters = 128, kHelpingRegisters = 48, kRegisters = 65536 / kThreads / 8 * 8;
+static_assert(kAttendingRegisters * kAttending + kHelpingRegisters * kHelping <= kRegisters * kThreads);
 
 // The copies of tiles and of results, by one thread.
 __device__ __forceinline__ void copy(Shared& shared, const CUtensorMap& q_map, const CUtensorMap& out_map,
@@ -59,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     text_attention_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap out_map,
                           const __grid_constant__ TextAttention call, const __grid_constant__ Plan plan) {
 #if HUMO_RT_HOPPER
-  extern __shared__ uint8_t memory[];
+  extern __shared__ __align__(1024) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   if (threadIdx.x == 0) {
     for (int place = 0; place < kPlaces; ++place) {
@@ -68,18 +73,18 @@ __global__ void __launch_bounds__(kThreads, 1)
       barrier_init(shared_address(&shared.done[place]), kGroup / 32);
     }
     barrier_init_fence();
-    shared.published[0] = -1;
-    shared.published[1] = -1;
+    shared.reached[0] = -1;
+    shared.reached[1] = -1;
   }
   __syncthreads();
   const int heads = static_cast<int>(call.heads), head = blockIdx.x % heads, team = blockIdx.x / heads;
   const Tiles tiles(plan, team);
   const int group = threadIdx.x / kGroup;
   if (group < kSides) {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 128;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kAttendingRegisters));
     attend<T>(shared, call, plan, tiles, head, group, threadIdx.x % kGroup);
   } else {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 48;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kHelpingRegisters));
     const Slots slots(call, team);
     const int warp = threadIdx.x / 32 - kAttending / 32;
     if (warp < 4) {
@@ -133,7 +138,9 @@ cudaError_t launch(const CUtensorMap& q_map, const CUtensorMap& out_map, const T
   config.stream = stream;
   config.attrs = &at_once;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, q_map, out_map, call, plan);
+  status = cudaLaunchKernelEx(&config, kernel, q_map, out_map, call, plan);
+  cudaGetLastError();  // or PyTorch would report it for whatever it does next
+  return status;
 }
 
 }  // namespace

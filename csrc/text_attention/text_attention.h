@@ -13,7 +13,7 @@ namespace humo_rt {
 constexpr int kTextHeadDim = 128, kMostTextKeys = 128;
 
 // All pointers are device memory of the current device, of type `dtype` (half or bfloat16) or float32 where it says so,
-// 16-byte aligned; strides count elements, are multiples of 8, and channels are contiguous.
+// 16-byte aligned but for the bias; strides count elements, are multiples of 8, and channels are contiguous.
 struct TextAttention {
   void* out;                         // [batch, length, heads * 128], contiguous
   uint32_t* memory;                  // text_attention_words(heads) of them, for what blocks tell each other
@@ -34,8 +34,9 @@ struct TextAttention {
 int64_t text_attention_words(int64_t heads);
 
 // out = softmax(rms(q) @ k^T / sqrt(128) + bias) @ v for each head. Asynchronous on `stream`; allocates nothing.
-// cudaErrorNotSupported off Hopper, cudaErrorInvalidValue for a size or type that does not fit, else what the launch
-// returned.
+// cudaErrorNotSupported off Hopper, cudaErrorInvalidValue for a size or type that does not fit or for more heads than
+// processors, cudaErrorCooperativeLaunchTooLarge on a part of a card that has fewer than the card says, else what the
+// launch returned.
 cudaError_t text_attention(const TextAttention& call, cudaStream_t stream);
 
 }  // namespace humo_rt

@@ -25,7 +25,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 HALF = (torch.float16, torch.bfloat16)
 MAX_HEAD_DIM = 256
 CUDA_HEAD_DIM, MOST_CUDA_KEYS = 128, 128
-MOST_CUDA_HEADS = 64  # each needs a processor of its own, and the smallest Hopper has 78
+MOST_CUDA_HEADS = 64  # of which each needs a processor of its own
 # Queries of all heads and branches from which on what holds all keys of a head fills a card.
 FEWEST_QUERIES = 2**18
 
@@ -92,7 +92,10 @@ def backend_order(q_BLD: Tensor, norm_weight_D: Tensor, k_BHSK: Tensor) -> tuple
     """The backends for these arguments, the faster one first."""
     if not takes("cuda", q_BLD, norm_weight_D, k_BHSK):
         return ("triton",)
-    many = q_BLD.shape[0] * q_BLD.shape[1] * k_BHSK.shape[1] >= FEWEST_QUERIES
+    heads = k_BHSK.shape[1]
+    if q_BLD.is_cuda and heads > torch.cuda.get_device_properties(q_BLD.device).multi_processor_count:
+        return ("triton",)  # a slice of a card
+    many = q_BLD.shape[0] * q_BLD.shape[1] * heads >= FEWEST_QUERIES
     return ("cuda", "triton") if many else ("triton", "cuda")
 
 

@@ -62,6 +62,6 @@ def run(
 
 
 def _readable(x: Tensor) -> Tensor:
-    """``x``, or a copy where its channels are not contiguous, no 16 bytes of them may be read at once."""
+    """``x``, or a copy where its channels are not contiguous or no 16 bytes of them may be read at once."""
     aligned = all(step % _LOAD == 0 for step in (x.data_ptr(), *(stride * x.itemsize for stride in x.stride()[:-1])))
     return x if x.stride(-1) == 1 and aligned else x.clone(memory_format=torch.contiguous_format)

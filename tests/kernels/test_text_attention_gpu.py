@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda")
 PUBLISHED = dataclasses.replace(MANY_TOKENS, texts=(100, 126), tokens=12_001, heads=12, head_dim=128)
+LONG = dataclasses.replace(PUBLISHED, tokens=6000, heads=40)  # a block has many tiles, of both branches
 PADDED = dataclasses.replace(MANY_TOKENS, texts=(3, 127), head_dim=24)
 
 
@@ -39,8 +41,9 @@ def test_many_tokens_to_the_tolerance_rule(sizes, dtype):
         dataclasses.replace(PUBLISHED, texts=(20,) * 8, tokens=2047, heads=5),
         dataclasses.replace(PUBLISHED, texts=(20,), tokens=9000, heads=64),
         dataclasses.replace(PUBLISHED, texts=(20, 50, 80), tokens=6000, heads=1),
+        LONG,
     ],
-    ids=["humo-1.7b", "a long and a short text", "one tile", "batch 8", "many heads", "one head"],
+    ids=["humo-1.7b", "a long and a short text", "one tile", "batch 8", "many heads", "one head", "long"],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("backend", ["cuda"], indirect=True)
@@ -53,9 +56,17 @@ def test_cuda_to_the_tolerance_rule(backend, sizes, dtype):
 @pytest.mark.parametrize("backend", ["cuda"], indirect=True)
 class TestCuda:
     def test_repeats_itself_to_the_bit(self, backend):
-        inputs = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
+        inputs = make_inputs(LONG, torch.bfloat16, CUDA)
         first = text_attention(*inputs)
         assert all(torch.equal(text_attention(*inputs), first) for _ in range(20))
+
+    def test_a_branch_alone_is_the_same_as_among_others(self, backend):
+        q, weight, k, v, bias, eps = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
+        together = text_attention(q, weight, k, v, bias, eps)
+        for i in range(len(q)):
+            branch = slice(i, i + 1)
+            alone = text_attention(q[branch], weight, k[branch], v[branch], bias[branch], eps)
+            assert torch.equal(alone, together[branch])
 
     def test_queries_that_branches_share_may_be_expanded(self, backend):
         q, *others = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
@@ -68,6 +79,7 @@ class TestCuda:
         q[0, 100, 5] = float("nan")
         spoiled = text_attention(q, *others)
         assert spoiled[0, 100].isnan().all()
+        assert torch.equal(spoiled[0, :100], expected[0, :100])
         assert torch.equal(spoiled[0, 101:], expected[0, 101:])
         assert torch.equal(spoiled[1:], expected[1:])
 
@@ -90,3 +102,9 @@ def test_cuda_runs_where_it_is_faster():
     q, weight, k, *_ = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
     order = backend_order(q, weight, k)
     assert registry.select("text_attention", CUDA, order) is registry.implementation("text_attention", "cuda")
+
+
+def test_triton_runs_on_a_slice_of_a_card_with_fewer_processors_than_heads(monkeypatch):
+    q, weight, k, *_ = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=11))
+    assert backend_order(q, weight, k) == ("triton",)
