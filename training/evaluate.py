@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=130)
     try:
         if options.compare:
-            results = {path.stem: json.loads(path.read_text()) for path in options.compare}
+            stems = [path.stem for path in options.compare]
+            names = stems if len(set(stems)) == len(stems) else map(str, options.compare)
+            results = {name: json.loads(path.read_text()) for name, path in zip(names, options.compare, strict=True)}
             console.print(report.comparison(results), markup=False, soft_wrap=True)
         else:
             _evaluate(options, console)

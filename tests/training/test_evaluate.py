@@ -47,6 +47,19 @@ def test_earlier_scores_are_compared(tmp_path: Path, capsys) -> None:
     assert "| mouth correlation, TIA | 0.700 | 0.700 | >= 0.75 |" in capsys.readouterr().out
 
 
+def test_scores_of_files_of_one_name_have_a_column_each(tmp_path: Path, capsys) -> None:
+    paths = []
+    for run, identity in (("first", 0.8), ("second", 0.9)):
+        paths.append(tmp_path / run / "scores.json")
+        paths[-1].parent.mkdir()
+        row = {"mouth": {"correlation": 0.7, "lag": 0, "control": 0.1}, "identity": identity}
+        paths[-1].write_text(json.dumps({"rows": {"TIA": row}}))
+    assert evaluate.main(["--compare", *map(str, paths)]) == 0
+    printed = capsys.readouterr().out
+    assert all(str(path) in printed for path in paths)
+    assert "| 0.800 | 0.900 |" in printed
+
+
 def test_results_that_cannot_be_written_are_refused_before_the_work(tmp_path: Path, capsys) -> None:
     assert evaluate.main(["--device", "cpu", "--json", str(tmp_path / "absent" / "scores.json")]) == 2
     assert "create it first" in capsys.readouterr().err.replace("\n", " ")
