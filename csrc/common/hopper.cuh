@@ -162,18 +162,20 @@ struct WarpGroupProduct<__half> {
   }
 };
 
-#define HUMO_RT_WGMMA_M64N128K16(type)                                                                               \
-  asm volatile(                                                                                                      \
-      "{\n"                                                                                                          \
-      ".reg .pred add;\n"                                                                                            \
-      "setp.ne.b32 add, %69, 0;\n"                                                                                   \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                   \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "       \
-      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, "    \
-      "%43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, "         \
-      "%63}, {%64, %65, %66, %67}, %68, add, 1, 1, 0;\n"                                                             \
-      "}"                                                                                                            \
-      : HUMO_RT_F16(d, 0), HUMO_RT_F16(d, 16), HUMO_RT_F16(d, 32), HUMO_RT_F16(d, 48)                                \
+// The registers of D[64, 128] in the text of an instruction.
+#define HUMO_RT_D64                                                                                                  \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, " \
+  "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "  \
+  "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
+#define HUMO_RT_WGMMA_M64N128K16(type)                                                                        \
+  asm volatile(                                                                                               \
+      "{\n"                                                                                                   \
+      ".reg .pred add;\n"                                                                                     \
+      "setp.ne.b32 add, %69, 0;\n"                                                                            \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " HUMO_RT_D64                            \
+      ", {%64, %65, %66, %67}, %68, add, 1, 1, 0;\n"                                                          \
+      "}"                                                                                                     \
+      : HUMO_RT_F16(d, 0), HUMO_RT_F16(d, 16), HUMO_RT_F16(d, 32), HUMO_RT_F16(d, 48)                         \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add))
 
 // D[64, 128] = A[64, 16] * B[128, 16]^T, plus D if `add`, where A is in registers: lane l of warp w holds the pairs
@@ -195,18 +197,15 @@ struct WarpGroupRegisterProduct<__half> {
   }
 };
 
-#define HUMO_RT_WGMMA_M64N128K16_SHARED(type)                                                                       \
-  asm volatile(                                                                                                     \
-      "{\n"                                                                                                         \
-      ".reg .pred add;\n"                                                                                           \
-      "setp.ne.b32 add, %66, 0;\n"                                                                                  \
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                  \
-      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "      \
-      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, "   \
-      "%43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, "        \
-      "%63}, %64, %65, add, 1, 1, 0, 0;\n"                                                                          \
-      "}"                                                                                                           \
-      : HUMO_RT_F16(d, 0), HUMO_RT_F16(d, 16), HUMO_RT_F16(d, 32), HUMO_RT_F16(d, 48)                               \
+#define HUMO_RT_WGMMA_M64N128K16_SHARED(type)                                                                 \
+  asm volatile(                                                                                               \
+      "{\n"                                                                                                   \
+      ".reg .pred add;\n"                                                                                     \
+      "setp.ne.b32 add, %66, 0;\n"                                                                            \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " HUMO_RT_D64                            \
+      ", %64, %65, add, 1, 1, 0, 0;\n"                                                                        \
+      "}"                                                                                                     \
+      : HUMO_RT_F16(d, 0), HUMO_RT_F16(d, 16), HUMO_RT_F16(d, 32), HUMO_RT_F16(d, 48)                         \
       : "l"(a), "l"(b), "r"(add))
 
 // The same where A is in shared memory too.

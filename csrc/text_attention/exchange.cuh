@@ -86,6 +86,8 @@ __device__ __forceinline__ float sum_squares(const uint8_t* tile, int first) {
   return sum_transposed(sums);
 }
 
+constexpr int kPublishing = 4;  // warps: one for each half of the rows and rotation
+
 // The work of a warp that publishes sums of its head, of half of the rows of the tiles of a rotation.
 template <typename T>
 __device__ __forceinline__ void publish(Shared& shared, const Slots& slots, const int count, const int head,

@@ -87,13 +87,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kHelpingRegisters));
     const Slots slots(call, team);
     const int warp = threadIdx.x / 32 - kAttending / 32;
-    if (warp < 4) {
+    if (warp < kPublishing) {
       publish<T>(shared, slots, tiles.count, head, warp / 2, warp % 2 * (kTile / 2));
-    } else if (warp == 4) {
+    } else if (warp == kPublishing) {
       combine(shared, slots, tiles.count, head, call.eps);
-    } else if (warp == 5) {
+    } else if (warp == kPublishing + 1) {
       receive(shared, slots, tiles.count);
-    } else if (warp == 6 && threadIdx.x % 32 == 0) {
+    } else if (warp == kPublishing + 2 && threadIdx.x % 32 == 0) {
       copy(shared, q_map, out_map, plan, tiles, head);
     }
   }
