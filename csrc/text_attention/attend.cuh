@@ -6,6 +6,7 @@
 #include "common/cache.cuh"
 #include "common/hopper.cuh"
 #include "common/pairs.cuh"
+#include "text_attention/exchange.cuh"
 #include "text_attention/layout.cuh"
 
 #if HUMO_RT_HOPPER
@@ -196,7 +197,7 @@ static_assert(kPlaces % kSides == 0, "a group must see every phase of the places
 // The work of a warp group on every kSides-th tile.
 template <typename T>
 __device__ __forceinline__ void attend(Shared& shared, const TextAttention& call, const Plan& plan, const Tiles& tiles,
-                                       const int head, const int side, const int thread) {
+                                       const Slots& slots, const int head, const int side, const int thread) {
   const int lane = thread % 32, row = thread / 32 * 16 + lane / 4;
   const uint32_t keys = shared_address(shared.keys), values = shared_address(shared.values);
   for (int begin = 0, end; begin < tiles.count; begin = end) {  // tiles of one branch
@@ -217,23 +218,27 @@ __device__ __forceinline__ void attend(Shared& shared, const TextAttention& call
     fence_for_products();
     sync_attending();
     for (int i = begin + (side + kSides - begin % kSides) % kSides; i < end; i += kSides) {
-      uint8_t* tile = shared.tiles[place_of(i)];
       barrier_wait(shared_address(&shared.arrived[place_of(i)]), parity_of(i));
       float s[kKeys / 2];
-      start_logits<T>(s, shared_address(tile), keys);
+      start_logits<T>(s, shared_address(shared.tiles[place_of(i)]), keys);
+      const uint32_t* told = slots.scales(i) + row;
+      const uint32_t loaded[2] = {load_scale(told), load_scale(told + 8)};
       await_products(s);
-      barrier_wait(shared_address(&shared.scaled[place_of(i)]), parity_of(i));
-      const float scales[2] = {shared.scales[place_of(i)][row], shared.scales[place_of(i)][row + 8]};
+      if (lane == 0) barrier_arrive(shared_address(&shared.freed[place_of(i)]));
+      const uint32_t mark = slots.mark(i);
+      const float scales[2] = {await_scale(loaded[0], told, mark), await_scale(loaded[1], told + 8, mark)};
       float most[2], total[2], o[kHead / 2];
       scale_logits(s, most, scales, shared.bias);
       start_results<T>(o, total, s, most, values);
       const float factors[2] = {__fdividef(1.0f, total[0]), __fdividef(1.0f, total[1])};
       await_products(o);
+      while (shared.written < i) {
+      }
 #pragma unroll
-      for (int r = 0; r < 2; ++r) put<T>(tile, row + 8 * r, o + 2 * r, factors[r]);
+      for (int r = 0; r < 2; ++r) put<T>(shared.results, row + 8 * r, o + 2 * r, factors[r]);
       fence_for_products();
       __syncwarp();
-      if (lane == 0) barrier_arrive(shared_address(&shared.done[place_of(i)]));
+      if (lane == 0) barrier_arrive(shared_address(&shared.done));
     }
   }
 }

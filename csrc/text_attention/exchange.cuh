@@ -16,11 +16,12 @@ namespace humo_rt::text {
 // A ring of slots of 64 numbers. The last bit of a number, which is no part of it, tells whether it is of this tile or of
 // the one that had the slot before; at first it is zero. So nothing else has to be written and waited for.
 //
-// A block publishes the sums of tile i when that has arrived: it was done with tile i - kPlaces then, all had published the
-// sums of that one, and all were done with tile i - 2 kPlaces. Of this one nothing is read any more. Nor is anything of an
-// earlier one read as if it were of tile i: the scales of tile i - kSlots were received by the same lanes, and sums are
-// looked for only once tile i has arrived in the block that does so.
-static_assert(kSlots % 2 == 0, "half of the lanes that receive see every other tile, and all tiles of a slot");
+// A block publishes the sums of tile i when that has arrived. So there were the logits of all tiles up to i - kPlaces, of
+// groups that were done with all up to i - kPlaces - kSides. All blocks had published the sums of those, and so they were
+// done with all up to i - kSlots, of which nothing is read any more. Nor is anything of an earlier one read as if it were
+// of tile i: the scales of tile i - kSlots were received by the same lanes, and sums are looked for only once tile i has
+// arrived in the block that does so.
+static_assert(kSlots % kSides == 0, "a group must see the scales of all tiles of a slot");
 struct Slots {
   uint32_t* memory;
   int heads;
@@ -49,29 +50,18 @@ __device__ __forceinline__ bool load_marked(float4& x, const uint32_t* address, 
   return ((word.x ^ mark) & (word.y ^ mark) & (word.z ^ mark) & (word.w ^ mark) & 1) == 0;
 }
 
-// Of eight numbers of each of eight lanes, lane l returns the sum of their l-th ones.
-__device__ __forceinline__ float sum_transposed(float (&x)[8]) {
-#pragma unroll
-  for (int half = 4; half > 0; half /= 2) {
-    const bool upper = threadIdx.x & half;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float other = __shfl_xor_sync(0xffffffff, upper ? x[i] : x[i + half], half);
-      x[i] = (upper ? x[i + half] : x[i]) + other;
-    }
-  }
-  return x[0];
-}
+constexpr int kPublishing = 4;                   // warps
+constexpr int kPublished = kTile / kPublishing;  // rows of each
 
-// Sums of the squares of 32 rows from `first` on. Lane l returns that of row 4 (l % 8) + l / 8.
+// Sums of the squares of a warp's rows from `first` on. Lane l returns that of row 4 (l % 8 / 2) + l / 8.
 template <typename T>
 __device__ __forceinline__ float sum_squares(const uint8_t* tile, int first) {
   const int lane = threadIdx.x % 32;
-  float sums[8];
+  float sums[kPublished / 4];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) {
+  for (int i = 0; i < kPublished / 4; ++i) {
     const uint8_t* line = tile + (first + 4 * i + lane / 8) * kLine + lane % 8 * 16;
-    sums[i] = 0;
+    float part[2] = {};
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const uint4 vector = *reinterpret_cast<const uint4*>(line + half * kHalfTileBytes);
@@ -79,42 +69,57 @@ __device__ __forceinline__ float sum_squares(const uint8_t* tile, int first) {
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
         const float2 pair = Pair<T>::unpack(words[w]);
-        sums[i] = fmaf(pair.x, pair.x, fmaf(pair.y, pair.y, sums[i]));
+        part[half] = fmaf(pair.x, pair.x, fmaf(pair.y, pair.y, part[half]));
       }
     }
+    sums[i] = part[0] + part[1];
   }
-  return sum_transposed(sums);
+  // Of eight lanes that have parts of four sums, two keep each, and the others give them theirs.
+#pragma unroll
+  for (int kept = 2; kept > 0; kept /= 2) {
+    const bool upper = lane & 2 * kept;
+#pragma unroll
+    for (int i = 0; i < kept; ++i) {
+      const float other = __shfl_xor_sync(0xffffffff, upper ? sums[i] : sums[i + kept], 2 * kept);
+      sums[i] = (upper ? sums[i + kept] : sums[i]) + other;
+    }
+  }
+  return sums[0] + __shfl_xor_sync(0xffffffff, sums[0], 1);
 }
 
-constexpr int kPublishing = 4;  // warps: one for each half of the rows and rotation
-
-// The work of a warp that publishes sums of its head, of half of the rows of the tiles of a rotation.
+// The work of a warp that publishes sums of its head.
 template <typename T>
 __device__ __forceinline__ void publish(Shared& shared, const Slots& slots, const int count, const int head,
-                                        const int rotation, const int first_row) {
-  const int lane = threadIdx.x % 32, row = first_row + 4 * (lane % 8) + lane / 8;
+                                        const int warp) {
+  const int lane = threadIdx.x % 32, first = warp * kPublished, row = first + 4 * (lane % 8 / 2) + lane / 8;
   for (int i = 0; i < count; ++i) {
-    if (rotation_of(i) != rotation) continue;
     barrier_wait(shared_address(&shared.arrived[place_of(i)]), parity_of(i));
-    const float sum = sum_squares<T>(shared.tiles[place_of(i)], first_row);
-    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(slots.sums(i, head) + row), "r"(marked(sum, slots.mark(i)))
-                 : "memory");
-    if (lane == 0 && first_row == 0) shared.reached[rotation] = i;
+    const float sum = sum_squares<T>(shared.tiles[place_of(i)], first);
+    if (lane % 2 == 0) {
+      asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(slots.sums(i, head) + row),
+                   "r"(marked(sum, slots.mark(i)))
+                   : "memory");
+    }
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(shared_address(&shared.freed[place_of(i)]));
+      if (warp == 0) shared.reached = i;
+    }
   }
 }
 
 // The work of the warp that makes scales of the sums of all heads, of those tiles that are its block's turn. Half of its
-// lanes read one head's, the other half the next one's.
+// lanes read one head's, the other half the next one's, kLoads numbers before the first is waited for.
+template <int kLoads>
 __device__ __forceinline__ void combine(Shared& shared, const Slots& slots, const int count, const int head,
                                         const float eps) {
-  constexpr int kLoads = 4;  // before the first is waited for
   const int lane = threadIdx.x % 32, row = lane % 16 * 4;
   const float per_channel = 1.0f / (slots.heads * kHead), softmax_scale = kLog2E * rsqrtf(kHead);
   for (int i = head; i < count; i += slots.heads) {
-    // Not a wait for the barrier of tile i, which this warp would not see every phase of.
-    while (shared.reached[rotation_of(i)] < i) {
+    while (shared.reached < i) {
     }
     const uint32_t mark = slots.mark(i);
+    const uint32_t* sums = slots.sums(i, 0) + row;
     float4 sum{};
     for (int begin = lane / 16; begin - lane / 16 < slots.heads; begin += 2 * kLoads) {
       float4 x[kLoads];
@@ -123,7 +128,7 @@ __device__ __forceinline__ void combine(Shared& shared, const Slots& slots, cons
         there = true;
 #pragma unroll
         for (int j = 0; j < kLoads; ++j) {
-          there &= load_marked(x[j], slots.sums(i, min(begin + 2 * j, slots.heads - 1)) + row, mark);
+          there &= load_marked(x[j], sums + min(begin + 2 * j, slots.heads - 1) * kTile, mark);
         }
       } while (!__all_sync(0xffffffff, there));
 #pragma unroll
@@ -143,21 +148,17 @@ __device__ __forceinline__ void combine(Shared& shared, const Slots& slots, cons
   }
 }
 
-// The work of the warp that receives the scales. Half of its lanes look for those of one tile, the other half for the
-// next one's.
-__device__ __forceinline__ void receive(Shared& shared, const Slots& slots, const int count) {
-  const int lane = threadIdx.x % 32, row = lane % 16 * 4;
-  for (int i = lane / 16; __any_sync(0xffffffff, i < count);) {
-    float4 x;
-    const bool there = i < count && load_marked(x, slots.scales(i) + row, slots.mark(i));
-    const uint32_t all = __ballot_sync(0xffffffff, there) >> (lane / 16 * 16) & 0xffff;
-    if (all == 0xffff) *reinterpret_cast<float4*>(&shared.scales[place_of(i)][row]) = x;
-    __syncwarp();
-    if (all == 0xffff) {
-      if (row == 0) barrier_arrive(shared_address(&shared.scaled[place_of(i)]));
-      i += 2;
-    }
-  }
+// A scale as it is told, whether of the tile or not yet.
+__device__ __forceinline__ uint32_t load_scale(const uint32_t* address) {
+  uint32_t x;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(address) : "memory");
+  return x;
+}
+
+// What was loaded from an address, or will be once it is of the tile.
+__device__ __forceinline__ float await_scale(uint32_t loaded, const uint32_t* address, uint32_t mark) {
+  while (loaded % 2 != mark) loaded = load_scale(address);
+  return __uint_as_float(loaded & ~1u);
 }
 
 }  // namespace humo_rt::text

@@ -10,11 +10,11 @@
 namespace humo_rt::text {
 
 constexpr int kHead = kTextHeadDim, kKeys = kMostTextKeys;
-constexpr int kTile = 64;            // queries
-constexpr int kPlaces = 9;           // for tiles
-constexpr int kSlots = 2 * kPlaces;  // for what is told of tiles: see exchange.cuh
-constexpr int kGroup = 128;          // threads of a warp group
-constexpr int kSides = 3;            // groups that attend
+constexpr int kTile = 64;                       // queries
+constexpr int kPlaces = 9;                      // for tiles
+constexpr int kGroup = 128;                     // threads of a warp group
+constexpr int kSides = 3;                       // groups that attend
+constexpr int kSlots = 2 * (kPlaces + kSides);  // for what is told of tiles: see exchange.cuh
 constexpr int kAttending = kSides * kGroup, kHelping = 2 * kGroup, kThreads = kAttending + kHelping;
 constexpr int kHalf = kHead / 2, kLine = kHalf * 2;  // channels and bytes of a row that the copy engine swizzles
 constexpr int kTileBytes = kTile * kHead * 2, kHalfTileBytes = kTileBytes / 2;
@@ -24,14 +24,15 @@ constexpr float kLog2E = 1.4426950408889634f, kInfinity = std::numeric_limits<fl
 
 struct __align__(1024) Shared {
   uint8_t tiles[kPlaces][kTileBytes];  // two halves of the channels, each of rows of 128 bytes
-  uint8_t keys[kMatrixBytes];          // likewise
+  uint8_t results[kTileBytes];         // of a tile, likewise
+  uint8_t keys[kMatrixBytes];
   uint8_t values[kMatrixBytes];
   float bias[kKeys];
-  float scales[kPlaces][kTile];        // of the logits of each query
   uint64_t arrived[kPlaces];           // a tile
-  uint64_t scaled[kPlaces];            // its queries
-  uint64_t done[kPlaces];              // its results
-  volatile int reached[2];             // the last tile that had arrived when publishing warps came to it, see rotation_of
+  uint64_t freed[kPlaces];             // by those who read the tile
+  uint64_t done;                       // results
+  volatile int written;                // tiles whose results left
+  volatile int reached;                // the last tile whose sums this block published
 };
 
 // What the blocks of a launch share out. Tile n is tile n % tiles of branch n / tiles.
@@ -53,12 +54,9 @@ struct Tiles {
 };
 
 // Where in shared memory the i-th of them is, and the parity of the phase of its place's barriers that is about it. Who
-// waits for a phase must have waited for the one before, or that of two before would pass for it: warps that share out
-// the tiles do so by place.
+// waits for a phase must have waited for the one before, or that of two before would pass for it.
 __device__ __forceinline__ int place_of(int i) { return i % kPlaces; }
 __device__ __forceinline__ uint32_t parity_of(int i) { return i / kPlaces % 2; }
-
-__device__ __forceinline__ int rotation_of(int i) { return place_of(i) % 2; }
 
 // Where 16 bytes of a row are, of those that the copy engine swizzles.
 __device__ __forceinline__ int swizzled(int row, int vector) { return row * kLine + ((vector ^ row % 8) << 4); }

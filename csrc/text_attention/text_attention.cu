@@ -2,14 +2,15 @@
 // branches of HuMo-1.7B. The rest, two products and a softmax for each tile of 64 queries, has to hide behind it.
 //
 // A block keeps the keys and values of one head in shared memory and lets tiles of queries pass by. The copy engine fills
-// places with them; the results are put where the queries were, and it writes them from there. Three warp groups attend
-// to a tile each, so that one multiplies while another computes its softmax.
+// places with them and writes the results. Three warp groups attend to a tile each, so that one multiplies while another
+// computes its softmax.
 //
 // The norm spans all heads, each of them with another block, and hundreds of megabytes do not stay in a cache until they
 // are read again. So the blocks of all heads, a team, work on the same tiles at about the same time, and tell each other
-// the sums of the squares of their heads. That takes as long as two to four tiles, which is what most of the places are
-// for; the logits do not wait for it, only their softmax does. It takes all blocks to run at once, hence a cooperative
-// launch.
+// the sums of the squares of their heads. That takes as long as three to five tiles, and so long a block must have other
+// tiles on their way: there are nine places. Logits do not wait for the sums, only their softmax does, and once a tile's
+// logits are in registers, its place is free for the next; the results have a place of their own. All blocks have to run
+// at once, hence a cooperative launch.
 
 #include "text_attention/text_attention.h"
 
@@ -37,23 +38,27 @@ namespace {
 constexpr int kAttendingRegisters = 128, kHelpingRegisters = 48, kRegisters = 65536 / kThreads / 8 * 8;
 static_assert(kAttendingRegisters * kAttending + kHelpingRegisters * kHelping <= kRegisters * kThreads);
 
-// The copies of tiles and of results, by one thread.
-__device__ __forceinline__ void copy(Shared& shared, const CUtensorMap& q_map, const CUtensorMap& out_map,
-                                     const Plan& plan, const Tiles& tiles, const int head) {
-  const auto fetch = [&](int i) {
-    if (i >= tiles.count) return;
+// The work of the thread that fills places with tiles.
+__device__ __forceinline__ void fetch(Shared& shared, const CUtensorMap& q_map, const Plan& plan, const Tiles& tiles,
+                                      const int head) {
+  for (int i = 0; i < tiles.count; ++i) {
+    if (i >= kPlaces) barrier_wait(shared_address(&shared.freed[place_of(i)]), parity_of(i - kPlaces));
     const uint32_t arrived = shared_address(&shared.arrived[place_of(i)]);
     barrier_expect(arrived, kTileBytes);
     copy_box(shared_address(shared.tiles[place_of(i)]), &q_map, 0, tiles[i] % plan.tiles * kTile, 2 * head,
              tiles[i] / plan.tiles, arrived);
-  };
-  for (int i = 0; i < kPlaces; ++i) fetch(i);
+  }
+}
+
+// The work of the thread that writes results.
+__device__ __forceinline__ void write(Shared& shared, const CUtensorMap& out_map, const Plan& plan, const Tiles& tiles,
+                                      const int head) {
   for (int i = 0; i < tiles.count; ++i) {
-    barrier_wait(shared_address(&shared.done[place_of(i)]), parity_of(i));
+    barrier_wait(shared_address(&shared.done), i % 2);
     write_box(&out_map, 0, tiles[i] % plan.tiles * kTile, 2 * head, tiles[i] / plan.tiles,
-              shared_address(shared.tiles[place_of(i)]));
+              shared_address(shared.results));
     written_boxes_wait();
-    fetch(i + kPlaces);
+    shared.written = i + 1;
   }
 }
 
@@ -69,32 +74,36 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int place = 0; place < kPlaces; ++place) {
       barrier_init(shared_address(&shared.arrived[place]), 1);
-      barrier_init(shared_address(&shared.scaled[place]), 1);
-      barrier_init(shared_address(&shared.done[place]), kGroup / 32);
+      barrier_init(shared_address(&shared.freed[place]), kGroup / 32 + kPublishing);
     }
+    barrier_init(shared_address(&shared.done), kGroup / 32);
     barrier_init_fence();
-    shared.reached[0] = -1;
-    shared.reached[1] = -1;
+    shared.written = 0;
+    shared.reached = -1;
   }
   __syncthreads();
   const int heads = static_cast<int>(call.heads), head = blockIdx.x % heads, team = blockIdx.x / heads;
   const Tiles tiles(plan, team);
-  const int group = threadIdx.x / kGroup;
+  const Slots slots(call, team);
+  const int group = __shfl_sync(0xffffffff, threadIdx.x / kGroup, 0);  // so the compiler knows that a warp has but one
   if (group < kSides) {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kAttendingRegisters));
-    attend<T>(shared, call, plan, tiles, head, group, threadIdx.x % kGroup);
+    attend<T>(shared, call, plan, tiles, slots, head, group, threadIdx.x % kGroup);
   } else {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kHelpingRegisters));
-    const Slots slots(call, team);
     const int warp = threadIdx.x / 32 - kAttending / 32;
     if (warp < kPublishing) {
-      publish<T>(shared, slots, tiles.count, head, warp / 2, warp % 2 * (kTile / 2));
+      publish<T>(shared, slots, tiles.count, head, warp);
     } else if (warp == kPublishing) {
-      combine(shared, slots, tiles.count, head, call.eps);
-    } else if (warp == kPublishing + 1) {
-      receive(shared, slots, tiles.count);
+      if (heads % 8 == 0) {  // so that 40 heads, and 12, leave no loads over
+        combine<4>(shared, slots, tiles.count, head, call.eps);
+      } else {
+        combine<3>(shared, slots, tiles.count, head, call.eps);
+      }
+    } else if (warp == kPublishing + 1 && threadIdx.x % 32 == 0) {
+      fetch(shared, q_map, plan, tiles, head);
     } else if (warp == kPublishing + 2 && threadIdx.x % 32 == 0) {
-      copy(shared, q_map, out_map, plan, tiles, head);
+      write(shared, out_map, plan, tiles, head);
     }
   }
 #else
