@@ -18,7 +18,9 @@ T* pointer(uintptr_t address) {
 }
 
 inline void check(cudaError_t status, const char* op) {
-  if (status != cudaSuccess) throw std::runtime_error(std::string(op) + ": " + cudaGetErrorString(status));
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // or PyTorch would report it again, for whatever it does next
+  throw std::runtime_error(std::string(op) + ": " + cudaGetErrorString(status));
 }
 
 }  // namespace humo_rt

@@ -34,7 +34,7 @@ template <typename Call>
 cudaError_t launch_dependent(void (*kernel)(Call), dim3 grid, int threads, int shared_bytes, cudaStream_t stream,
                              const Call& call) {
   cudaFuncAttributes code = {};
-  cudaError_t status = cudaFuncGetAttributes(&code, kernel);
+  const cudaError_t status = cudaFuncGetAttributes(&code, kernel);
   if (status != cudaSuccess) return status;
   cudaLaunchAttribute dependent = {};
   dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -46,9 +46,7 @@ cudaError_t launch_dependent(void (*kernel)(Call), dim3 grid, int threads, int s
   config.stream = stream;
   config.attrs = &dependent;
   config.numAttrs = code.ptxVersion / 10 == 9 ? 1 : 0;  // of the code, not the card: older code does not wait
-  status = cudaLaunchKernelEx(&config, kernel, call);
-  cudaGetLastError();  // or PyTorch would report it for whatever it does next
-  return status;
+  return cudaLaunchKernelEx(&config, kernel, call);
 }
 
 }  // namespace humo_rt

@@ -4,8 +4,6 @@
 
 #include <cuda_runtime.h>
 
-#include <limits>
-
 #include "common/hopper.cuh"
 #include "common/pairs.cuh"
 #include "text_attention/layout.cuh"
@@ -16,11 +14,11 @@ namespace humo_rt::text {
 // A ring of slots of 64 numbers. The last bit of a number, which is no part of it, tells whether it is of this tile or of
 // the one that had the slot before; at first it is zero. So nothing else has to be written and waited for.
 //
-// A block publishes the sums of tile i when that has arrived. So there were the logits of all tiles up to i - kPlaces, of
-// groups that were done with all up to i - kPlaces - kSides. All blocks had published the sums of those, and so they were
-// done with all up to i - kSlots, of which nothing is read any more. Nor is anything of an earlier one read as if it were
-// of tile i: the scales of tile i - kSlots were received by the same lanes, and sums are looked for only once tile i has
-// arrived in the block that does so.
+// A block publishes the sums of tile i when that has arrived. By then the logits of tile i - kPlaces were there, of a group
+// that was done with tile i - kSlots. So this block had had the scales of that one, and all blocks' sums of it had been
+// read. The scales of tile i are told once all blocks have published its sums, so all had had those of tile i - kSlots.
+// Nor is anything of an earlier one read as if it were of tile i: the scales of tile i - kSlots were received by the same
+// lanes, and sums are looked for only once tile i has arrived in the block that does so.
 static_assert(kSlots % kSides == 0, "a group must see the scales of all tiles of a slot");
 struct Slots {
   uint32_t* memory;
@@ -34,9 +32,7 @@ struct Slots {
   static __device__ __forceinline__ uint32_t mark(int i) { return (i / kSlots + 1) % 2; }
 };
 
-__device__ __forceinline__ uint32_t marked(float x, uint32_t mark) {
-  return (__float_as_uint(x == kInfinity ? std::numeric_limits<float>::max() : x) & ~1u) | mark;
-}
+__device__ __forceinline__ uint32_t marked(float x, uint32_t mark) { return (__float_as_uint(x) & ~1u) | mark; }
 
 // Four numbers of a slot, and whether all are of the tile.
 __device__ __forceinline__ bool load_marked(float4& x, const uint32_t* address, uint32_t mark) {
@@ -47,7 +43,7 @@ __device__ __forceinline__ bool load_marked(float4& x, const uint32_t* address, 
                : "memory");
   const auto number = [](uint32_t x) { return __uint_as_float(x & ~1u); };
   x = make_float4(number(word.x), number(word.y), number(word.z), number(word.w));
-  return ((word.x ^ mark) & (word.y ^ mark) & (word.z ^ mark) & (word.w ^ mark) & 1) == 0;
+  return (((word.x ^ mark) | (word.y ^ mark) | (word.z ^ mark) | (word.w ^ mark)) & 1) == 0;
 }
 
 constexpr int kPublishing = 4;                   // warps

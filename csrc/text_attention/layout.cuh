@@ -10,11 +10,11 @@
 namespace humo_rt::text {
 
 constexpr int kHead = kTextHeadDim, kKeys = kMostTextKeys;
-constexpr int kTile = 64;                       // queries
-constexpr int kPlaces = 9;                      // for tiles
-constexpr int kGroup = 128;                     // threads of a warp group
-constexpr int kSides = 3;                       // groups that attend
-constexpr int kSlots = 2 * (kPlaces + kSides);  // for what is told of tiles: see exchange.cuh
+constexpr int kTile = 64;                 // queries
+constexpr int kPlaces = 9;                // for tiles
+constexpr int kGroup = 128;               // threads of a warp group
+constexpr int kSides = 3;                 // groups that attend
+constexpr int kSlots = kPlaces + kSides;  // for what is told of tiles: see exchange.cuh
 constexpr int kAttending = kSides * kGroup, kHelping = 2 * kGroup, kThreads = kAttending + kHelping;
 constexpr int kHalf = kHead / 2, kLine = kHalf * 2;  // channels and bytes of a row that the copy engine swizzles
 constexpr int kTileBytes = kTile * kHead * 2, kHalfTileBytes = kTileBytes / 2;
@@ -32,8 +32,9 @@ struct __align__(1024) Shared {
   uint64_t freed[kPlaces];             // by those who read the tile
   uint64_t done;                       // results
   volatile int written;                // tiles whose results left
-  volatile int reached;                // the last tile whose sums this block published
+  volatile int reached;                // the last tile that had arrived
 };
+static_assert(sizeof(Shared) <= 227 * 1024);  // what a block of Hopper may have
 
 // What the blocks of a launch share out. Tile n is tile n % tiles of branch n / tiles.
 struct Plan {

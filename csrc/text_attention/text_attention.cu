@@ -147,9 +147,7 @@ cudaError_t launch(const CUtensorMap& q_map, const CUtensorMap& out_map, const T
   config.stream = stream;
   config.attrs = &at_once;
   config.numAttrs = 1;
-  status = cudaLaunchKernelEx(&config, kernel, q_map, out_map, call, plan);
-  cudaGetLastError();  // or PyTorch would report it for whatever it does next
-  return status;
+  return cudaLaunchKernelEx(&config, kernel, q_map, out_map, call, plan);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@ from humo_rt.kernels import registry
 from humo_rt.kernels.testing import Case, deviation
 from humo_rt.kernels.text_attention import backend_order, text_attention, triton_impl
 from humo_rt.kernels.text_attention.cases import MANY_TOKENS, make_inputs
+from humo_rt.kernels.text_attention.reference import reference
 
 pytestmark = pytest.mark.gpu
 
@@ -82,6 +83,15 @@ class TestCuda:
         assert torch.equal(spoiled[0, :100], expected[0, :100])
         assert torch.equal(spoiled[0, 101:], expected[0, 101:])
         assert torch.equal(spoiled[1:], expected[1:])
+
+    def test_an_infinity_makes_of_its_row_what_the_reference_makes(self, backend):
+        q, weight, k, v, bias, eps = make_inputs(PUBLISHED, torch.bfloat16, CUDA)
+        q[0, 100, 5] = float("inf")
+        found = text_attention(q, weight, k, v, bias, eps)[0, 100]
+        expected = reference(q[:1, 100:101], weight, k[:1], v[:1], bias[:1], eps)[0, 0]
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert 0 < int(found.isnan().sum()) < len(found)
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2, equal_nan=True)
 
     @pytest.mark.parametrize(
         ("sizes", "named"),
