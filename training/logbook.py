@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import math
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
@@ -19,13 +20,20 @@ FPS = 25
 
 
 class Logbook:
-    """Writes into ``folder``; only the first process of a run opens one."""
+    """Writes into ``folder``; only the first process of a run opens one.
 
-    def __init__(self, folder: Path) -> None:
+    ``step``: the last one that the run has done. What was written of later ones, before it broke off, is taken out, as
+    they will be done again.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._lines = (folder / "log.jsonl").open("a", buffering=1)
-        self._board = _open_board(folder)
+        lines = folder / "log.jsonl"
+        if lines.exists():
+            _keep_until(lines, step)
+        self._lines = lines.open("a", buffering=1)
+        self._board = _open_board(folder, step)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         # JSON has no NaN; a score that could not be taken becomes null.
@@ -63,13 +71,24 @@ def encode_gif(video_FCHW: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _open_board(folder: Path):
+def _keep_until(lines: Path, step: int) -> None:
+    kept = []
+    for line in lines.read_text().splitlines(keepends=True):
+        with suppress(json.JSONDecodeError):  # the last line of a run that was killed
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+    replaced = lines.with_suffix(".tmp")
+    replaced.write_text("".join(kept))
+    replaced.replace(lines)
+
+
+def _open_board(folder: Path, step: int):
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         logger.warning("no TensorBoard: scalars go to log.jsonl only (pip install 'humo-rt[train]' adds it)")
         return None
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
 
 def _gif_summary(name: str, data: bytes, size: tuple[int, int]):

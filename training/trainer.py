@@ -89,7 +89,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the end of the run (or a stop signal), leave a checkpoint and write the exported file."""
-        logbook = Logbook(self.out) if self.world.is_main else None
+        logbook = Logbook(self.out, self.step) if self.world.is_main else None
         self.clock.start(self._seconds_before, self.step)
         self._last_log, self._last_log_step = time.monotonic(), self.step
         with self.clock.heeding_signals():
