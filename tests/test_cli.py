@@ -376,10 +376,11 @@ class TestStopping:
         environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parents[1])}
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
-        while not list(folder.glob(".out*")) and time.monotonic() < deadline:
+        while not (begun := list(folder.glob(".humo-*"))) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
+        assert begun, errors
         assert process.returncode == code, errors
         assert "Traceback" not in errors
         assert names(folder) == ["face.png", "slow.py", "speech.wav"]
