@@ -34,7 +34,8 @@ namespace {
 
 #if HUMO_RT_HOPPER
 
-// A launch gets the same number for each thread, a multiple of 8. Whoever asked for more than that in sum would wait forever.
+// A launch gets the same number for each thread, a multiple of 8. Whoever asked for more than that in sum would wait
+// forever.
 constexpr int kAttendingRegisters = 128, kHelpingRegisters = 48, kRegisters = 65536 / kThreads / 8 * 8;
 static_assert(kAttendingRegisters * kAttending + kHelpingRegisters * kHelping <= kRegisters * kThreads);
 
