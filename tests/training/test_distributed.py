@@ -1,4 +1,7 @@
-"""Two CPU processes do what one does with the same global batch; sharded checkpoints resume, whole or split."""
+"""Two processes do what one does with the same global batch; sharded checkpoints resume, whole or split.
+
+On the CPU over gloo, and over NCCL where there are two GPUs.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ from training.parallel import World, exit_process, join
 from training.tasks.dit import DiTTask
 from training.trainer import Trainer
 
+TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two NVIDIA GPUs")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, TWO_GPUS])]
+
 
 def settings(strategy: str, *, accumulate: int, steps: int):
     parallel = ParallelConfig(strategy=strategy)
@@ -35,17 +41,17 @@ def dit_task(root: str | Path) -> DiTTask:
     return DiTTask(tiny_task(Path(root) / "weights", batch_size=1))
 
 
-def as_one_of_two(rank: int, port: int) -> World:
+def as_one_of_two(rank: int, port: int, device: str) -> World:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     torch.set_num_threads(1)
-    return join("cpu")
+    return join(device)
 
 
-def train_toys(rank: int, port: int, root: str) -> None:
+def train_toys(rank: int, port: int, root: str, device: str) -> None:
     """One of two processes: both strategies from the same weights, interrupted and resumed."""
-    world, start = as_one_of_two(rank, port), Path(root) / "start"
+    world, start = as_one_of_two(rank, port, device), Path(root) / "start"
     for strategy in ("replicate", "fsdp"):
         folder = Path(root) / strategy
         Trainer(ToyTask(), settings(strategy, accumulate=1, steps=3), folder, world, init=start).run()
@@ -54,28 +60,33 @@ def train_toys(rank: int, port: int, root: str) -> None:
     exit_process(0)
 
 
-def train_dit(rank: int, port: int, root: str) -> None:
+def train_dit(rank: int, port: int, root: str, device: str) -> None:
     """One of two processes: the DiT, sharded."""
-    world, start = as_one_of_two(rank, port), Path(root) / "start"
+    world, start = as_one_of_two(rank, port, device), Path(root) / "start"
     Trainer(dit_task(root), dit_settings(accumulate=1), Path(root) / "sharded", world, init=start).run()
     dist.destroy_process_group()
     exit_process(0)
 
 
-def in_two_processes(work: Callable[[int, int, str], None], root: Path) -> None:
+def in_two_processes(work: Callable[[int, int, str, str], None], root: Path, device: str) -> None:
     """As torchrun does it: the store that processes meet at is the caller's, so nobody has to find a free port."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    mp.spawn(work, args=(store.port, str(root)), nprocs=2)
+    mp.spawn(work, args=(store.port, str(root), device), nprocs=2)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
+def runs(tmp_path_factory, device) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    alone = join("cpu")
+    alone = join(device)
     Trainer(ToyTask(seed=5), settings("replicate", accumulate=1, steps=1), root / "start", alone).run()
     config = settings("replicate", accumulate=2, steps=6)
     Trainer(ToyTask(), config, root / "alone", alone, init=root / "start").run()
-    in_two_processes(train_toys, root)
+    in_two_processes(train_toys, root, device)
     return root
 
 
@@ -94,8 +105,8 @@ def test_two_processes_equal_one_with_the_same_global_batch(runs, strategy):
         torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_sharded_checkpoint_resumes_in_one_process(runs):
-    trainer = Trainer(ToyTask(), settings("fsdp", accumulate=2, steps=7), runs / "fsdp", join("cpu"), resume=True)
+def test_a_sharded_checkpoint_resumes_in_one_process(runs, device):
+    trainer = Trainer(ToyTask(), settings("fsdp", accumulate=2, steps=7), runs / "fsdp", join(device), resume=True)
     assert trainer.step == 6
     averaged = checkpoint.read_weights(checkpoint.find_weights(runs / "fsdp"))
     assert torch.equal(trainer.ema.state_dict()["head.weight"], averaged["head.weight"])
@@ -104,17 +115,17 @@ def test_a_sharded_checkpoint_resumes_in_one_process(runs):
 
 
 @pytest.mark.slow
-def test_a_sharded_dit_equals_a_whole_one(tmp_path):
+def test_a_sharded_dit_equals_a_whole_one(tmp_path, device):
     """Built on the meta device, filled from the first process, activations recomputed, the pool encoded by both."""
     (tmp_path / "weights").mkdir()
     write_frozen(tmp_path / "weights", tiny_model())
     base = DiTTask(tiny_task(tmp_path / "weights", stage="base"))
-    Trainer(base, toy_settings(steps=1), tmp_path / "start", join("cpu")).run()
+    Trainer(base, toy_settings(steps=1), tmp_path / "start", join(device)).run()
     whole = Trainer(
-        dit_task(tmp_path), dit_settings(accumulate=2), tmp_path / "whole", join("cpu"), init=tmp_path / "start"
+        dit_task(tmp_path), dit_settings(accumulate=2), tmp_path / "whole", join(device), init=tmp_path / "start"
     )
     whole.run()
-    in_two_processes(train_dit, tmp_path)
+    in_two_processes(train_dit, tmp_path, device)
     assert losses_of(tmp_path / "sharded") == pytest.approx(losses_of(tmp_path / "whole"), rel=1e-4)
 
 

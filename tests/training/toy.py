@@ -48,17 +48,19 @@ class ToyTask:
         return not name.startswith("frozen.")
 
     def prepare(self, device: torch.device, rank: int, world_size: int) -> None:
+        self.device = device
         self.target = torch.eye(self.config.width, device=device).flip(0)
 
     def batch(self, moment: Moment) -> Tensor:
         self.seen.append(moment.index)
         if moment.step == self.config.die_at:
             os._exit(9)
-        return torch.randn(self.config.batch_size, self.config.width, generator=moment.generator("cpu", "data"))
+        batch = torch.randn(self.config.batch_size, self.config.width, generator=moment.generator("cpu", "data"))
+        return batch.to(self.device)
 
     def loss(self, model: nn.Module, batch: Tensor, moment: Moment) -> tuple[Tensor, dict[str, Tensor]]:
-        noise = torch.randn(batch.shape, generator=moment.generator("cpu", "noise")) * 0.01
-        loss = (model(batch + noise) - batch @ self.target).square().mean()
+        noise = torch.randn(batch.shape, generator=moment.generator("cpu", "noise")).to(batch.device)
+        loss = (model(batch + 0.01 * noise) - batch @ self.target).square().mean()
         if moment.step == self.config.nan_at:
             loss = loss * float("nan")
         return loss, {"error": loss.detach().sqrt()}
