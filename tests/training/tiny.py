@@ -75,17 +75,19 @@ class _Noise:
         def noise(name: str, *shape: int) -> torch.Tensor:
             """0..1, of every clip its own."""
             seeds = [derive_seed(index, name) for index in indices]
-            return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+            drawn = [torch.rand(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+            return torch.stack(drawn).to(self.device)
 
-        face = torch.zeros(count, size.num_frames, size.height, size.width, dtype=torch.bool)
-        face[:, :, :16, :16] = torch.tensor([index > 0 for index in indices]).view(-1, 1, 1, 1)
+        audible_B = torch.tensor([index > 0 for index in indices], device=self.device)
+        face = torch.zeros(count, size.num_frames, size.height, size.width, dtype=torch.bool, device=self.device)
+        face[:, :, :16, :16] = audible_B.view(-1, 1, 1, 1)
         mouth = torch.zeros_like(face)
         mouth[:, 1:, 10, 10] = True
         return Clips(
             video_BFCHW=noise("video", size.num_frames, *frame).mul(255).byte(),
             references_BRCHW=noise("references", 2, *frame).mul(255).byte(),
             audio_BS=noise("sound", size.num_frames * 640) * 0.2 - 0.1,
-            has_audio_B=torch.tensor([index > 0 for index in indices]),
+            has_audio_B=audible_B,
             face_BFHW=face,
             mouth_BFHW=mouth,
             captions=[[f"p{index}", f"q{index}"] for index in indices],
