@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,6 +229,22 @@ def test_a_pool_in_files_gives_the_same_batches(weights, tmp_path):
         assert torch.equal(getattr(a, name), getattr(b, name))
     assert torch.equal(a.image_B, c.image_B)
     assert a.latents_BCTHW.shape == c.latents_BCTHW.shape
+
+
+def test_processes_wait_for_each_others_files(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.tasks.host_pool.POLL", 0.01)
+    settings = tiny_task(weights, pool="host", pool_cache=str(tmp_path), clips_per_file=2)
+    first, second = DiTTask(settings), DiTTask(settings)
+    (tmp_path / "clips-00000002.safetensors").write_bytes(b"from data that changed since")
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(first.prepare, CPU, 0, 2)
+        while not (tmp_path / "clips-00000004.safetensors").exists() and not waiting.done():
+            time.sleep(0.01)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.2)
+        second.prepare(CPU, 1, 2)
+        waiting.result(timeout=60)
+    assert len(first.pool) == len(second.pool) == 6
 
 
 def test_new_audio_modules_change_nothing_at_first(weights):

@@ -1,7 +1,8 @@
 """A pool too large for the device: encoded clips in files, mapped into memory, moved over batch by batch.
 
 Knows files of encoded clips; each is a ``LatentPool`` on the CPU. Encoding skips the files that are there already, so
-an interrupted encoding goes on where it stopped, and several processes share the work.
+an interrupted encoding goes on where it stopped, and several processes share the work. They wait for each other's files
+and not at a barrier: one may need many minutes more than another, and NCCL takes who is ten minutes late for lost.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from __future__ import annotations
 import bisect
 import itertools
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from training.clips import Clips, ClipSource, Keyed
 from training.tasks.choice import Choice
-from training.tasks.pool import Batch, LatentPool
+from training.tasks.pool import Batch, LatentPool, identity_of
 
 logger = logging.getLogger(__name__)
+
+POLL = 1.0  # seconds between looks for a file of another process
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,27 @@ def encode_to_files(
 ) -> HostPool:
     """Encode ``source`` into files of ``clips_per_file`` clips below ``folder``, those that are missing or outdated.
 
-    ``encode`` turns a source into a pool; ``identity`` names what decides the pool's contents.
+    ``encode`` turns a source into a pool; ``identity`` names what decides the pool's contents. Returns when all files
+    are there, those of other processes, which have to see the same folder, too.
     """
-    starts = list(range(0, len(source), clips_per_file))
-    paths = [folder / f"clips-{start:08d}.safetensors" for start in starts]
-    for start, path in list(zip(starts, paths, strict=True))[rank::world_size]:
-        part = Part(source, start, min(start + clips_per_file, len(source)))
+    starts = range(0, len(source), clips_per_file)
+    parts = {
+        folder / f"clips-{start:08d}.safetensors": Part(source, start, min(start + clips_per_file, len(source)))
+        for start in starts
+    }
+    for path, part in list(parts.items())[rank::world_size]:
         if LatentPool.load(path, identity(part), torch.device("cpu")) is None:
             encode(part).save(path, identity(part))
             logger.info("wrote %s", path)
-    if world_size > 1:
-        dist.barrier()
-    return HostPool(tuple(LatentPool.read(path, torch.device("cpu")) for path in paths), device)
+    for path, part in parts.items():
+        _wait_for(path, identity(part))
+    return HostPool(tuple(LatentPool.read(path, torch.device("cpu")) for path in parts), device)
+
+
+def _wait_for(path: Path, identity: str) -> None:
+    """Until another process has written ``path``."""
+    if identity_of(path) == identity:
+        return
+    logger.info("waiting for %s: another process writes it, and has to see the same folder", path)
+    while identity_of(path) != identity:
+        time.sleep(POLL)

@@ -104,16 +104,8 @@ class LatentPool:
         """The pool stored at ``path``, or None when there is none or it was made from something else."""
         if not path.is_file():
             return None
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                same = (file.metadata() or {}).get("identity") == identity
-        except SafetensorError as error:
-            logger.warning("%s cannot be read (%s): encoding anew", path, error)
-            return None
-        if not same:
-            logger.info("%s was made with other data or weights: encoding anew", path)
+        if identity_of(path) != identity:
+            logger.info("%s is damaged, or was made with other data or weights: encoding anew", path)
             return None
         return cls.read(path, device)
 
@@ -137,6 +129,17 @@ class LatentPool:
         # Audio frame F is one of zeros: what windows reach beyond the sound, and all that reference slots hear.
         padded = torch.cat([embeds_BFBA, torch.zeros_like(embeds_BFBA[:, :1])], dim=1)
         return padded[:, _window_table(frames, slots, embeds_BFBA.shape[1], self.device)]
+
+
+def identity_of(path: Path) -> str | None:
+    """What the pool stored at ``path`` was made from; None where there is none that can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("identity")
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 @lru_cache(maxsize=8)
